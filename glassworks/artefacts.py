@@ -1,0 +1,219 @@
+"""Artefacts: the folders that every stage reads and writes.
+
+An artefact is a folder with a `manifest.json` (kind, versions, parents, hashes, fields) and files beside it:
+tensors as .safetensors, text as .json. It is written beside its final place and renamed, so a reader never
+sees half of one. This module must not know what any kind means.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from glassworks.errors import BadArtefact, BadInput, NotFound
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MANIFEST = "manifest.json"
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """An artefact on disk, its manifest read and its tensors still closed.
+
+    Attributes:
+        path: the folder.
+        kind: what it is: `scope`, `graph`, ...
+        fields: what the stage that wrote it says of it; plain JSON values.
+        files: name of each file -> {"bytes": size, "sha256": hash}.
+        parents: references of the artefacts and models that it was made from.
+    """
+
+    path: Path
+    kind: str
+    fields: dict[str, Any]
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    parents: list[str] = field(default_factory=list)
+
+    def tensors(self, name: str) -> "dict[str, Tensor]":
+        """Load one file of tensors, `name.safetensors`; BadArtefact where it is missing or damaged."""
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        file = self.path / f"{name}.safetensors"
+        try:
+            return load_file(file)
+        except (OSError, SafetensorError) as error:
+            raise BadArtefact(f"The tensors {file} cannot be read ({error}); write the artefact again.") from error
+
+    def table(self, name: str) -> Any:
+        """Load one file of plain values, `name.json`; BadArtefact where it is missing or damaged."""
+        return read_json(self.path / f"{name}.json")
+
+    def verify(self) -> None:
+        """Raise BadArtefact unless every file has the size and hash that the manifest states."""
+        for name, facts in self.files.items():
+            file = self.path / name
+            if not file.is_file():
+                raise BadArtefact(f"The artefact {self.path} lacks its file {name}; write it again.")
+            if file.stat().st_size != facts["bytes"] or sha256(file) != facts["sha256"]:
+                raise BadArtefact(f"The file {file} differs from what the manifest states; write the artefact again.")
+
+
+def read_json(file: Path) -> Any:
+    """Read a JSON file; BadArtefact where it is missing or not JSON."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadArtefact(f"The file {file} is not readable JSON ({error}).") from error
+
+
+def sha256(file: Path) -> str:
+    """Hash a file's bytes."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def is_artefact(path: Path) -> bool:
+    """Whether a folder holds a manifest."""
+    return (path / MANIFEST).is_file()
+
+
+def read(path: Path | str, kind: str) -> Artefact:
+    """Open an artefact.
+
+    Args:
+        path: its folder.
+        kind: what it must be.
+
+    Raises:
+        NotFound: there is no such folder.
+        BadArtefact: no manifest, another kind, or a newer schema than this version reads.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise NotFound(f"There is no folder {path}; a {kind} is a folder with a {MANIFEST}.")
+    manifest = read_json(path / MANIFEST)
+    found = manifest.get("kind") if isinstance(manifest, dict) else None
+    if found != kind:
+        raise BadArtefact(f"The folder {path} holds a {found or 'foreign manifest'}, not a {kind}.")
+    if manifest.get("schema", 0) > SCHEMA:
+        raise BadArtefact(f"The {kind} {path} was written by a newer version; update Glassworks to read it.")
+    return Artefact(path, kind, manifest["fields"], manifest["files"], manifest["parents"])
+
+
+def write(
+    path: Path | str,
+    kind: str,
+    fields: Mapping[str, Any],
+    tensors: "Mapping[str, Mapping[str, Tensor]] | None" = None,
+    tables: Mapping[str, Any] | None = None,
+    parents: list[str] | None = None,
+) -> Artefact:
+    """Write an artefact, all of it or nothing.
+
+    Args:
+        path: its folder; an older artefact of the same kind there is replaced.
+        kind: what it is.
+        fields: plain JSON values for the manifest.
+        tensors: file name without ending -> its tensors by name.
+        tables: file name without ending -> JSON values.
+        parents: references of what it was made from.
+
+    Raises:
+        BadInput: the folder exists and is not an artefact of this kind.
+    """
+    from safetensors.torch import save_file
+
+    with replacing(Path(path), kind) as folder:
+        for name, group in (tensors or {}).items():
+            save_file(
+                {key: value.detach().contiguous() for key, value in group.items()}, folder / f"{name}.safetensors"
+            )
+        for name, table in (tables or {}).items():
+            (folder / f"{name}.json").write_text(json.dumps(table, ensure_ascii=False), encoding="utf-8")
+        _write_manifest(folder, kind, fields, parents or [])
+    return read(path, kind)
+
+
+def replace_table(path: Path | str, kind: str, name: str, value: Any) -> None:
+    """Replace one table of an artefact, `name.json`, and leave everything else as it is.
+
+    Args:
+        path: the artefact's folder.
+        kind: what it must be.
+        name: file name without ending.
+        value: JSON values.
+    """
+    stored = read(path, kind)
+    _replace_text(stored.path / f"{name}.json", json.dumps(value, ensure_ascii=False))
+    file, manifest = stored.path / f"{name}.json", read_json(stored.path / MANIFEST)
+    manifest["files"][file.name] = {"bytes": file.stat().st_size, "sha256": sha256(file)}
+    _replace_text(stored.path / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False))
+
+
+def _replace_text(file: Path, text: str) -> None:
+    """Write a file beside its place and rename it, so that no reader sees half of it."""
+    handle, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
+    with os.fdopen(handle, "w", encoding="utf-8") as stream:
+        stream.write(text)
+    os.chmod(name, 0o644)
+    os.replace(name, file)
+
+
+@contextmanager
+def replacing(path: Path, kind: str) -> Iterator[Path]:
+    """Give a temporary folder that takes the place of `path` when the block ends well, and vanishes when it does not.
+
+    Raises:
+        BadInput: `path` exists and is neither empty nor an artefact of this kind.
+    """
+    _refuse_foreign(path, kind)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield folder
+        folder.chmod(0o755)
+        old = folder.with_name(folder.name + ".old")
+        if path.exists():
+            path.rename(old)
+        os.replace(folder, path)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _refuse_foreign(path: Path, kind: str) -> None:
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise BadInput(f"The output {path} is a file; choose a folder that does not exist yet.")
+    if any(path.iterdir()) and not (is_artefact(path) and read_json(path / MANIFEST).get("kind") == kind):
+        raise BadInput(f"The folder {path} holds something else than a {kind}; choose another, or empty it.")
+
+
+def _write_manifest(folder: Path, kind: str, fields: Mapping[str, Any], parents: list[str]) -> None:
+    from glassworks import __version__
+
+    files = {
+        str(file.relative_to(folder)): {"bytes": file.stat().st_size, "sha256": sha256(file)}
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
+    manifest = {
+        "kind": kind,
+        "schema": SCHEMA,
+        "glassworks": __version__,
+        "parents": parents,
+        "fields": dict(fields),
+        "files": files,
+    }
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False), encoding="utf-8")
