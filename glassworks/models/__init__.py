@@ -1,0 +1,22 @@
+"""Language models with named sites: load, read, change, generate."""
+
+from glassworks.models.architectures import families
+from glassworks.models.load import load_model, load_vocabulary
+from glassworks.models.model import Edit, Model, Prediction
+from glassworks.models.taps import Tap
+from glassworks.models.vocabulary import Prompt, Vocabulary
+from glassworks.models.weights import Block, Norm
+
+__all__ = [
+    "Block",
+    "Edit",
+    "Model",
+    "Norm",
+    "Prediction",
+    "Prompt",
+    "Tap",
+    "Vocabulary",
+    "families",
+    "load_model",
+    "load_vocabulary",
+]

@@ -1,0 +1,166 @@
+"""Taps: the one mechanism that reads and changes activations while a model runs.
+
+A tap is a function on the value at a site. Taps are stacked in mappings; those entered later see what earlier
+ones wrote. They are PyTorch hooks on the Hugging Face module itself, there only while they are needed. This
+module must not know why a value is read or changed.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from glassworks.errors import BadInput
+from glassworks.models.architectures import Anatomy
+from glassworks.models.attention import LISTENERS
+from glassworks.models.places import SIDES, Place, locate
+from glassworks.models.weights import norm_epsilon, read_norm
+from glassworks.sites import KINDS, Site
+
+Tap = Callable[[Tensor], Tensor | None]
+"""Gets the value (batch, token, width...), returns None or a replacement of the same shape. A value may be kept,
+and must not be written to."""
+
+ORDER = {kind: rank for rank, kind in enumerate(KINDS)}
+
+
+@final
+class Taps:
+    """The taps of one model, and the hooks that serve them.
+
+    Attributes:
+        anatomy: the parts of the model.
+        stack: the mappings of taps that act, in the order in which they act.
+    """
+
+    def __init__(self, anatomy: Anatomy) -> None:
+        self.anatomy = anatomy
+        self._hooks: list[RemovableHandle] = []
+        self._listening: list[nn.Module] = []
+        self.stack: tuple[Mapping[Site, Tap], ...] = ()
+
+    @contextmanager
+    def added(self, taps: Mapping[Site, Tap]) -> Iterator[None]:
+        """Let more taps act within the block, after those that act already."""
+        with self.exactly((*self.stack, taps)):
+            yield
+
+    @contextmanager
+    def exactly(self, stack: Sequence[Mapping[Site, Tap]]) -> Iterator[None]:
+        """Let these taps act within the block, and no others."""
+        before = self.stack
+        self._set(tuple(stack))
+        try:
+            yield
+        finally:
+            self._set(before)
+
+    def apply(self, site: Site, value: Tensor) -> Tensor:
+        """Pass a value through the taps of its site; the very same tensor comes back where none replaced it."""
+        for taps in self.stack:
+            replacement = taps[site](value) if site in taps else None
+            if replacement is not None:
+                _check_shape(site, value, replacement)
+                value = replacement.to(value.dtype)
+        return value
+
+    def _set(self, stack: tuple[Mapping[Site, Tap], ...]) -> None:
+        places: dict[Place, list[Site]] = {}
+        for site in sorted({site for taps in stack for site in taps}, key=lambda site: ORDER[site.kind]):
+            places.setdefault(locate(self.anatomy, site), []).append(site)
+        self._clear()
+        self.stack = stack
+        for place in sorted(places, key=lambda place: SIDES.index(place.side)):
+            self._hook(place, places[place])
+
+    def _clear(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        for module in self._listening:
+            LISTENERS.pop(module, None)
+        self._hooks, self._listening = [], []
+
+    def _hook(self, place: Place, sites: list[Site]) -> None:
+        module, side = place.module, place.side
+        if side == "inside":
+            by_kind = {site.kind: site for site in sites}
+            LISTENERS[module] = lambda kind, value: self.apply(by_kind[kind], value) if kind in by_kind else value
+            self._listening.append(module)
+        elif side in ("stream", "input"):
+            hook = self._stream_hook(sites) if side == "stream" else self._input_hook(sites)
+            self._hooks.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+        else:
+            makers = {"norm": self._norm_hook, "output": self._output_hook, "logits": self._logits_hook}
+            self._hooks.append(module.register_forward_hook(makers[side](sites)))
+
+    def _through(self, sites: list[Site], value: Tensor) -> Tensor:
+        for site in sites:
+            value = self.apply(site, value)
+        return value
+
+    def _input_hook(self, sites: list[Site]) -> Callable[..., Any]:
+        def hook(_: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+            if args:
+                return (self._through(sites, args[0]), *args[1:]), kwargs
+            return args, kwargs | {"hidden_states": self._through(sites, kwargs["hidden_states"])}
+
+        return hook
+
+    def _stream_hook(self, sites: list[Site]) -> Callable[..., Any]:
+        def hook(_: nn.Module, args: tuple, kwargs: dict) -> None:
+            # The block adds this very tensor to its MLP's output: written in place, both readers see the change.
+            # Taps get a copy, so that what one of them keeps does not change with it.
+            value = args[0].clone()
+            replaced = self._through(sites, value)
+            if replaced is not value:
+                args[0].copy_(replaced)
+
+        return hook
+
+    def _output_hook(self, sites: list[Site]) -> Callable[..., Any]:
+        def hook(_: nn.Module, args: tuple, output: Any) -> Any:
+            if isinstance(output, tuple):
+                return (self._through(sites, output[0]), *output[1:])
+            return self._through(sites, output)
+
+        return hook
+
+    def _logits_hook(self, sites: list[Site]) -> Callable[..., Any]:
+        def hook(_: nn.Module, args: tuple, output: Any) -> Any:
+            output.logits = self._through(sites, output.logits)
+            return output
+
+        return hook
+
+    def _norm_hook(self, sites: list[Site]) -> Callable[..., Any]:
+        module = locate(self.anatomy, sites[0]).module
+        norm, epsilon = read_norm(module, self.anatomy.row.gain_offset), norm_epsilon(module)
+        assert norm is not None
+        gain = 1.0 if norm.gain is None else norm.gain
+
+        def hook(_: nn.Module, args: tuple, output: Tensor) -> Tensor:
+            x = norm.centre(args[0].float())
+            scale = live = torch.rsqrt(x.square().mean(-1, keepdim=True) + epsilon)
+            for site in sites:
+                if site.kind.endswith("_scale"):
+                    scale = self.apply(site, scale)
+            normed = changed = x * scale
+            for site in sites:
+                if not site.kind.endswith("_scale"):
+                    changed = self.apply(site, normed)
+            if scale is live and changed is normed:
+                return output
+            # Only the difference is added, so that an unchanged value changes no bit of what the module computed.
+            return (output + (changed - x * live) * gain).to(output.dtype)
+
+        return hook
+
+
+def _check_shape(site: Site, value: Tensor, replacement: Tensor) -> None:
+    if replacement.shape != value.shape:
+        raise BadInput(
+            f"A tap at {site} returned the shape {tuple(replacement.shape)}; it must be {tuple(value.shape)}."
+        )
