@@ -23,15 +23,15 @@ proof: $(READY)  ## The long proofs; they write JSON to benchmarks/results.
 bench: $(READY)  ## Timings; they write JSON to benchmarks/results.
 	$(BIN)/python benchmarks/trace.py
 
-web: $(READY)  ## Fetch the explorer's libraries and check its types.
+web: $(READY)  ## Fetch the explorer's libraries again.
 	$(BIN)/python hatch_build.py
-	$(BIN)/python hatch_build.py --check
 
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+	$(BIN)/python hatch_build.py --check
 
 browser:
 	scripts/browser

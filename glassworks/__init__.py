@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from glassworks.models import Model as Model
     from glassworks.models import load_model as load_model
     from glassworks.notebook import show as show
+    from glassworks.notebook import write_html as write_html
     from glassworks.sites import Site as Site
 
 __version__ = "0.1.0"
@@ -41,6 +42,7 @@ _HOMES = {
     "set_features": "edits",
     "show": "notebook",
     "trace": "circuits",
+    "write_html": "notebook",
 }
 
 __all__ = ["__version__", *sorted(_HOMES)]  # pyright: ignore[reportUnsupportedDunderAll]

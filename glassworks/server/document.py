@@ -1,0 +1,183 @@
+"""The document that the explorer's page reads: a graph as plain JSON values.
+
+One document feeds the server's page, the notebook and the one-file export; `web/model.js` states its types.
+This module must not know how it travels.
+"""
+
+from collections.abc import Sequence
+from itertools import chain, count
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from glassworks.circuits import Graph
+
+MOST_NODES, MOST_EDGES, MOST_PATHS, MOST_PROPOSALS = 2_000, 150_000, 6, 8
+NODE_THRESHOLD, EDGE_THRESHOLD = 0.8, 0.98
+
+
+def graph_document(
+    graph: Graph, name: str, most_nodes: int = MOST_NODES, most_edges: int = MOST_EDGES
+) -> dict[str, Any]:
+    """Turn a graph into the page's document.
+
+    What does not fit is left out, the weakest first; the document tells how much.
+
+    Args:
+        graph: the graph, whole or pruned.
+        name: what it is called in addresses and files.
+        most_nodes: how many features and errors the document holds at the most.
+        most_edges: how many edges.
+
+    Returns:
+        JSON values. Node ids are the numbers of the graph's node table, as text.
+    """
+    numbers = _strongest_nodes(graph, most_nodes)
+    links, left_out = _links(graph, numbers, most_edges)
+    table = _node_table(graph, numbers)
+    return {
+        "format": "glassworks-explorer",
+        "version": 1,
+        "name": name,
+        "prompt": graph.prompt,
+        "model": graph.model,
+        "scope": graph.origin.scope,
+        "layers": int(graph.nodes.layer.max()) + (not bool(graph.nodes.of("logit").any())),
+        "tokens": list(graph.token_texts),
+        "predictions": predictions(graph),
+        "scores": _scores(graph),
+        "nodes": table,
+        "links": links,
+        "paths": _paths(graph, numbers),
+        "supernodes": [{"name": key, "nodes": list(map(str, each.nodes))} for key, each in graph.supernodes.items()],
+        "proposals": _proposals(graph),
+        "pinned": list(map(str, graph.pinned)),
+        "pruning": {"node": NODE_THRESHOLD, "edge": EDGE_THRESHOLD},
+        "omitted": {"nodes": len(graph.nodes) - len(numbers), "edges": left_out},
+    }
+
+
+def predictions(graph: Graph) -> list[dict[str, Any]]:
+    """The graph's outcomes with their probabilities, likeliest first."""
+    nodes = graph.nodes
+    found = [nodes[number] for number in nodes.of("logit").nonzero()[:, 0].tolist()]
+    found.sort(key=lambda node: -(node.probability or 0.0))
+    return [{"token": node.label, "probability": node.probability or 0.0} for node in found]
+
+
+def _scores(graph: Graph) -> dict[str, Any]:
+    known = graph.conservation[graph.conservation.isfinite()]
+    return {
+        "replacement": _known(graph.replacement),
+        "completeness": _known(graph.completeness),
+        "conservation": float(known.max()) if len(known) else None,
+        "nodes": len(graph.nodes),
+        "edges": graph.n_edges,
+        "features": int(graph.nodes.of("feature").sum()),
+    }
+
+
+def _strongest_nodes(graph: Graph, most: int) -> list[int]:
+    """Numbers of the nodes that the document holds, ascending: tokens and outcomes always."""
+    always = graph.nodes.of("embedding") | graph.nodes.of("logit")
+    grouped = {number for group in graph.supernodes.values() for number in group.nodes} | set(graph.pinned)
+    order = graph.influence.argsort(descending=True, stable=True)
+    chosen = order[~always[order]][:most].tolist()
+    return sorted({*always.nonzero()[:, 0].tolist(), *chosen, *grouped})
+
+
+def _node_table(graph: Graph, numbers: Sequence[int]) -> list[dict[str, Any]]:
+    weight = float(graph.edges.weights.sum()) or 1.0
+    flow = (graph.influence / weight).tolist()
+    before = _share_before(graph.nodes.share).tolist()
+    rows = {number: row for row, number in enumerate(graph.rows.tolist())}
+    inflow, bias = graph.matrix.abs().sum(1).tolist(), graph.bias.tolist()
+    table = []
+    for number in numbers:
+        node, row = graph.nodes[number], rows.get(number)
+        table.append(
+            {
+                "id": str(number),
+                "kind": node.kind,
+                "layer": node.layer,
+                "position": node.position,
+                "index": node.index,
+                "coder": graph.origin.coders.get(node.layer) if node.kind == "feature" else None,
+                "label": node.label,
+                "activation": node.activation,
+                "probability": node.probability,
+                "influence": flow[number],
+                "share": before[number],
+                "inflow": 0.0 if row is None else inflow[row],
+                "bias": None if row is None or graph.values[row].isnan() else bias[row],
+            }
+        )
+    return table
+
+
+def _share_before(share: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """Share of the influence on the nodes before each one in descending order; 1 where it is not known.
+
+    A node is kept by a threshold where this is smaller: the same choice as `Graph.prune` makes.
+    """
+    known = torch.where(share.isfinite(), share, torch.full_like(share, 2.0))
+    order = known.argsort(stable=True)
+    before = torch.zeros_like(share)
+    before[order[1:]] = known[order[:-1]]
+    return torch.where(share.isfinite(), before, torch.ones_like(share)).clamp(max=1.0)
+
+
+def _links(graph: Graph, numbers: Sequence[int], most: int) -> tuple[dict[str, list[Any]], int]:
+    """Edges among the chosen nodes as columns of places, and how many of the graph's are left out."""
+    places = torch.full((len(graph.nodes),), -1)
+    places[torch.tensor(numbers)] = torch.arange(len(numbers))
+    rows = (places[graph.rows] >= 0).nonzero()[:, 0]
+    columns = (places[: graph.matrix.shape[1]] >= 0).nonzero()[:, 0]
+    part = graph.matrix[rows][:, columns]
+    target, source = part.nonzero(as_tuple=True)
+    weight = part[target, source]
+    if len(weight) > most:
+        score = weight.abs() * _flow_per_weight(graph)[rows[target]]
+        best = score.topk(most).indices
+        target, source, weight = target[best], source[best], weight[best]
+    links = {
+        "source": places[columns[source]].tolist(),
+        "target": places[graph.rows[rows[target]]].tolist(),
+        "weight": [float(f"{value:.5g}") for value in weight.tolist()],
+    }
+    return links, graph.n_edges - len(weight)
+
+
+def _flow_per_weight(graph: Graph) -> Float[Tensor, " t"]:
+    """What one unit of absolute weight into each target carries of the outcomes' flow."""
+    inflow = graph.matrix.abs().sum(1).clamp(min=1e-10)
+    return (graph.influence + graph.edges.weights)[graph.rows] / inflow
+
+
+def _paths(graph: Graph, numbers: Sequence[int]) -> list[dict[str, Any]]:
+    places = {number: place for place, number in enumerate(numbers)}
+    found = []
+    for path in graph.paths(MOST_PATHS):
+        steps = [
+            {"name": step.name, "nodes": [places[number] for number in step.nodes if number in places]}
+            for step in path.steps
+        ]
+        if all(step["nodes"] for step in steps):
+            found.append({"steps": steps, "inhibits": list(path.inhibits), "weight": path.weight})
+    return found
+
+
+def _proposals(graph: Graph) -> list[dict[str, Any]]:
+    """Groups that the labels suggest, of several features each, under different names."""
+    found: dict[str, list[str]] = {}
+    for group in (each for each in graph.proposed() if len(each.features) > 1):
+        plain = group.name.replace("~>", "⇝").replace("->", "→").replace(" .. ", " … ")
+        names = chain([plain], (f"{plain} {number}" for number in count(2)))
+        found[next(name for name in names if name not in found)] = list(map(str, group.nodes))
+    return [{"name": name, "nodes": nodes} for name, nodes in [*found.items()][:MOST_PROPOSALS]]
+
+
+def _known(value: float) -> float | None:
+    return None if value != value else value

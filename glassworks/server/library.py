@@ -1,0 +1,168 @@
+"""The graphs that a server shows: artefacts and graph JSON files of one folder, found by name.
+
+A name from outside is only ever looked up among the names found, never joined to a path, so no request can leave
+the folder. This module must not know HTTP.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock
+from typing import Any, final
+
+from glassworks import artefacts
+from glassworks.circuits import Graph, load_graph
+from glassworks.errors import BadArtefact, BadInput, NotFound, nearest
+from glassworks.server.document import graph_document
+
+CACHED = 4
+LONGEST_NAME, MOST_GROUPS = 200, 1_000
+
+
+@final
+@dataclass(frozen=True)
+class Library:
+    """The graphs of a folder.
+
+    Attributes:
+        folder: a graph artefact, a graph JSON file, or a folder that holds such.
+    """
+
+    folder: Path
+    _documents: "OrderedDict[tuple[Path, str], dict[str, Any]]" = field(default_factory=OrderedDict, repr=False)
+    _lock: Lock = field(default_factory=Lock, repr=False)
+
+    def __post_init__(self) -> None:
+        """Raise NotFound where there is no such folder."""
+        if not self.folder.exists():
+            raise NotFound(f"There is no folder {self.folder}; make a graph there with `glassworks trace --out`.")
+
+    def places(self) -> dict[str, Path]:
+        """Name of every graph -> its folder or file, the newest first."""
+        if self.folder.is_file() or artefacts.is_artefact(self.folder):
+            return {_name(self.folder.resolve()): self.folder}
+        inside = sorted(self.folder.iterdir(), key=lambda path: (-path.stat().st_mtime, path.name))
+        found: dict[str, Path] = {}
+        for path in (each for each in inside if not each.name.startswith(".") and _is_graph(each)):
+            found.setdefault(_name(path), path)
+        return found
+
+    def entries(self) -> list[dict[str, Any]]:
+        """What the list of graphs shows; graphs are not opened for it."""
+        return [{"name": name, **_summary(path)} for name, path in self.places().items()]
+
+    def place(self, name: str) -> Path:
+        """Where a graph lies; NotFound with the nearest names where there is none."""
+        places = self.places()
+        if name not in places:
+            raise NotFound(f"There is no graph {name!r} here; {nearest(name, places)}.")
+        return places[name]
+
+    def graph(self, name: str) -> Graph:
+        """Open a graph."""
+        path = self.place(name)
+        return load_graph(path) if path.is_dir() else Graph.from_json(artefacts.read_json(path))
+
+    def document(self, name: str) -> dict[str, Any]:
+        """A graph's document, with the groups as they are on disk now."""
+        path = self.place(name)
+        key = (path, _fingerprint(path))
+        with self._lock:
+            if key not in self._documents:
+                self._documents[key] = graph_document(self.graph(name), name)
+            self._documents.move_to_end(key)
+            while len(self._documents) > CACHED:
+                self._documents.popitem(last=False)
+            return self._documents[key] | _groups(path)
+
+    def save_groups(self, name: str, value: Any) -> dict[str, Any]:
+        """Write pins and named groups into a graph's artefact.
+
+        Args:
+            name: the graph.
+            value: `{"pinned": [node id...], "supernodes": [{"name", "nodes": [node id...]}]}`.
+
+        Returns:
+            The same, as saved.
+
+        Raises:
+            BadInput: the value is something else, names a node that does not exist, or the graph is a JSON file.
+        """
+        path = self.place(name)
+        if not path.is_dir():
+            raise BadInput(
+                f"The graph {name} is a JSON file, which cannot hold groups; import it as an artefact first."
+            )
+        count = int(artefacts.read(path, "graph").fields["nodes"])
+        groups = _read_groups(value, count)
+        with self._lock:
+            artefacts.replace_table(path, "graph", "supernodes", groups)
+        return _groups(path)
+
+
+def _name(path: Path) -> str:
+    return path.stem if path.is_file() else path.name
+
+
+def _is_graph(path: Path) -> bool:
+    if path.is_dir():
+        return artefacts.is_artefact(path) and artefacts.read_json(path / artefacts.MANIFEST).get("kind") == "graph"
+    return path.suffix == ".json" and path.is_file() and {"metadata", "nodes", "links"} <= _keys(path)
+
+
+def _keys(path: Path) -> set[str]:
+    try:
+        value = artefacts.read_json(path)
+    except BadArtefact:
+        return set()
+    return set(value) if isinstance(value, dict) else set()
+
+
+def _summary(path: Path) -> dict[str, Any]:
+    if path.is_dir():
+        fields = artefacts.read(path, "graph").fields
+        return {key: fields.get(key) for key in ("prompt", "model", "scope", "nodes", "edges", "replacement")}
+    value = artefacts.read_json(path)
+    facts = {"prompt": value["metadata"].get("prompt", ""), "model": value["metadata"].get("scan", ""), "scope": ""}
+    return {**facts, "nodes": len(value["nodes"]), "edges": len(value["links"]), "replacement": None}
+
+
+def _fingerprint(path: Path) -> str:
+    if path.is_file():
+        facts = path.stat()
+        return f"{facts.st_mtime_ns}:{facts.st_size}"
+    return artefacts.read(path, "graph").files["graph.safetensors"]["sha256"]
+
+
+def _groups(path: Path) -> dict[str, Any]:
+    """Pins and groups as they are on disk, as the page reads them; nothing for a JSON file."""
+    if path.is_file():
+        return {}
+    table = artefacts.read(path, "graph").table("supernodes")
+    named = [{"name": each["name"], "nodes": list(map(str, each["nodes"]))} for each in table["supernodes"]]
+    return {"supernodes": named, "pinned": list(map(str, table["pinned"]))}
+
+
+def _read_groups(value: Any, count: int) -> dict[str, Any]:
+    groups = value.get("supernodes") if isinstance(value, dict) else None
+    if not isinstance(value, dict) or not isinstance(groups, list) or not isinstance(value.get("pinned"), list):
+        raise BadInput('Groups are written {"pinned": [id...], "supernodes": [{"name": text, "nodes": [id...]}]}.')
+    names = [each.get("name") if isinstance(each, dict) else None for each in groups]
+    for name in names:
+        if not isinstance(name, str) or not name.strip() or len(name) > LONGEST_NAME or names.count(name) > 1:
+            raise BadInput(f"A group's name is {name!r}; names are different texts of 1 to {LONGEST_NAME} characters.")
+    if len(groups) > MOST_GROUPS:
+        raise BadInput(f"There are {len(groups)} groups; a graph holds {MOST_GROUPS} at the most.")
+    return {
+        "supernodes": [{"name": each["name"], "nodes": _numbers(each.get("nodes"), count)} for each in groups],
+        "pinned": _numbers(value["pinned"], count),
+    }
+
+
+def _numbers(ids: Any, count: int) -> list[int]:
+    if not isinstance(ids, list):
+        raise BadInput(f"A list of node ids is needed; got {type(ids).__name__}.")
+    for each in ids:
+        if not (isinstance(each, str) and each.isascii() and each.isdecimal() and int(each) < count):
+            raise BadInput(f"There is no node {each!r}; the graph's nodes are called '0' to '{count - 1}'.")
+    return [int(each) for each in dict.fromkeys(ids)]

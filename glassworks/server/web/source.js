@@ -1,0 +1,123 @@
+/**
+ * Where the page's graph comes from and where pins and groups go: the server, or the file itself.
+ *
+ * A served page asks the server. An exported page carries its document and keeps changes in the browser's own
+ * storage, and can write a copy of itself. No other module talks to either.
+ */
+import { download } from "glassworks/dom";
+
+/** @typedef {import("glassworks/model").GraphDocument} GraphDocument */
+/** @typedef {import("glassworks/model").Details} Details */
+/** @typedef {{pinned: string[], supernodes: import("glassworks/model").Group[]}} Groups */
+/** @typedef {{name: string, prompt: string}} Entry */
+
+/**
+ * @typedef {object} Source
+ * @property {GraphDocument} document
+ * @property {Entry[]} graphs all graphs that can be opened from here
+ * @property {string} saving where groups are kept, in words
+ * @property {(node: import("glassworks/model").GraphNode) => Promise<Details | null>} details
+ * @property {(groups: Groups) => Promise<void>} save
+ * @property {() => void} exportPage keeps the graph as one file
+ */
+
+/** An answer of the server that is an error, with its one clear sentence. */
+export class Refused extends Error {}
+
+/**
+ * Opens the graph that this page is about.
+ * @returns {Promise<Source>}
+ */
+export async function openSource() {
+  const embedded = document.getElementById("document");
+  return embedded ? embeddedSource(JSON.parse(embedded.textContent ?? "")) : serverSource();
+}
+
+/**
+ * @param {string} address
+ * @param {RequestInit} [options]
+ */
+async function ask(address, options) {
+  const answer = await fetch(address, options);
+  const told = answer.headers.get("content-type")?.startsWith("application/json");
+  const body = told ? await answer.json() : { error: `The server answered ${answer.status} ${answer.statusText}.` };
+  if (!answer.ok) throw new Refused(body.error);
+  return body;
+}
+
+/** @returns {Promise<Source>} */
+async function serverSource() {
+  /** @type {{graphs: Entry[]}} */
+  const { graphs } = await ask("/api/graphs");
+  const asked = /^\/graph\/([^/]+)$/.exec(location.pathname)?.[1];
+  const name = asked ? decodeURIComponent(asked) : graphs[0]?.name;
+  if (!name) throw new Refused("There is no graph here yet; make one with `glassworks trace`, then load this page again.");
+  const base = `/api/graph/${encodeURIComponent(name)}`;
+  return {
+    document: await ask(base),
+    graphs,
+    saving: "with the graph",
+    details: async (node) => (node.coder ? ask(`${base}/feature/${encodeURIComponent(node.coder)}/${node.index}`) : null),
+    save: async (groups) => {
+      const body = JSON.stringify(groups);
+      await ask(`${base}/groups`, { method: "PUT", headers: { "Content-Type": "application/json" }, body });
+    },
+    exportPage: () => location.assign(`/graph/${encodeURIComponent(name)}.html`),
+  };
+}
+
+/**
+ * @param {GraphDocument} graph
+ * @returns {Source}
+ */
+function embeddedSource(graph) {
+  const key = `glassworks:${graph.name}:${graph.prompt}`;
+  const kept = remembered(key);
+  let current = { ...graph, ...kept };
+  return {
+    document: current,
+    graphs: [],
+    saving: "in this browser; save a copy to pass them on",
+    details: async (node) => graph.details?.[`${node.coder}/${node.index}`] ?? null,
+    save: async (groups) => {
+      current = { ...graph, ...groups };
+      remember(key, groups);
+    },
+    exportPage: () => download(`${graph.name}.html`, "text/html", pageWith(current)),
+  };
+}
+
+/**
+ * This page's own text with another document in it.
+ * @param {GraphDocument} graph
+ */
+function pageWith(graph) {
+  const json = JSON.stringify(graph).replaceAll("<", "\\u003c");
+  const script = `<script type="application/json" id="document">${json}</script>`;
+  return `<!doctype html>\n<html lang="en">${document.head.outerHTML}<body>${script}<div id="app"></div></body></html>\n`;
+}
+
+/**
+ * Storage may be forbidden (a sandboxed frame); then changes last as long as the page.
+ * @param {string} key
+ * @returns {Partial<Groups>}
+ */
+function remembered(key) {
+  try {
+    return JSON.parse(localStorage.getItem(key) ?? "{}");
+  } catch {
+    return {};
+  }
+}
+
+/**
+ * @param {string} key
+ * @param {unknown} value
+ */
+export function remember(key, value) {
+  try {
+    localStorage.setItem(key, JSON.stringify(value));
+  } catch {
+    // Nothing to do: the page itself still holds the value.
+  }
+}
