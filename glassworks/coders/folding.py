@@ -1,0 +1,101 @@
+"""Folding: put the scalings that training used into the weights, so that a coder takes raw activations.
+
+Training wants inputs of unit size; users want a coder that reads a site as it is. Folding is exact: a folded
+coder gives the same latents and, in raw units, the same reconstruction.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from glassworks.coders.activations import JumpReLU, ReLU
+from glassworks.coders.coder import Transcoder
+from glassworks.errors import Unsupported
+
+
+@dataclass(frozen=True, eq=False)
+class Affine:
+    """How raw activations become what a coder was trained on: `(raw - centre) * scale`.
+
+    Attributes:
+        centre: subtracted first.
+        scale: one number for the site.
+    """
+
+    centre: Float[Tensor, " d"]
+    scale: float
+
+    @classmethod
+    def none(cls, width: int) -> "Affine":
+        """The scaling that changes nothing."""
+        return cls(torch.zeros(width), 1.0)
+
+    def __call__(self, raw: Float[Tensor, "*token d"]) -> Float[Tensor, "*token d"]:
+        """Scale raw activations."""
+        return (raw - self.centre) * self.scale
+
+    def undo(self, scaled: Float[Tensor, "*token d"]) -> Float[Tensor, "*token d"]:
+        """Turn scaled activations back into raw ones."""
+        return scaled / self.scale + self.centre
+
+
+def fold(coder: Transcoder, read: Affine, write: Affine) -> Transcoder:
+    """Make a coder of scaled activations into the same coder of raw ones.
+
+    Args:
+        coder: works on `read(x)` and gives `write(y)`.
+        read: the scaling of its read site.
+        write: the scaling of its write site.
+
+    Returns:
+        A new coder with `folded.encode(x) == coder.encode(read(x))` and `folded(x) == write.undo(coder(read(x)))`,
+        its weights rounded once from float64.
+    """
+    weights = {name: value.double() for name, value in coder.weights().items()}
+    centre_in, centre_out = read.centre.double(), write.centre.double()
+    w_enc = weights["w_enc"] * read.scale
+    folded = {
+        "w_enc": w_enc,
+        "b_enc": weights["b_enc"] - w_enc @ centre_in,
+        "w_dec": weights["w_dec"] / write.scale,
+        "b_dec": weights["b_dec"] / write.scale + centre_out,
+    }
+    if "w_skip" in weights:
+        folded["w_skip"] = weights["w_skip"] * (read.scale / write.scale)
+        folded["b_dec"] = folded["b_dec"] - centre_in @ folded["w_skip"]
+    return _like(coder, folded)
+
+
+def unit_decoder(coder: Transcoder) -> Transcoder:
+    """Rescale every latent so that its decoder row has length 1; what the coder computes stays the same.
+
+    Activations are then the lengths that latents write, and can be compared with each other.
+
+    Raises:
+        Unsupported: the activation's choice would change with the scale (TopK, BatchTopK).
+    """
+    kept = coder.activation
+    if not isinstance(kept, JumpReLU | ReLU):
+        raise Unsupported(
+            f"Rescaling the latents of a {kept.kind} coder changes its choice; export it to JumpReLU first."
+        )
+    weights = {name: value.double() for name, value in coder.weights().items()}
+    length = weights["w_dec"].norm(dim=1)
+    length = torch.where(length > 0, length, torch.ones_like(length))
+    scaled = weights | {
+        "w_enc": weights["w_enc"] * length[:, None],
+        "b_enc": weights["b_enc"] * length,
+        "w_dec": weights["w_dec"] / length[:, None],
+    }
+    rescaled = _like(coder, scaled)
+    if isinstance(kept, JumpReLU):
+        rescaled.activation = JumpReLU((kept.threshold.double() * length).to(kept.threshold.dtype))
+    return rescaled
+
+
+def _like(coder: Transcoder, weights: dict[str, Tensor]) -> Transcoder:
+    old = coder.weights()
+    rounded = {name: value.to(old[name].dtype) for name, value in weights.items()}
+    return Transcoder(coder.reads[0], coder.writes[0], coder.activation, rounded).requires_grad_(False)
