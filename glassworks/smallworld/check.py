@@ -1,0 +1,123 @@
+"""How well a model knows the small world: accuracy by task, on sentences that training never saw.
+
+An answer counts when every one of its tokens is the most probable one, the tokens before it given. This file measures
+behaviour and the embedding table only; checks that change a model while it runs belong to the rooms above.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Bool, Int
+from tokenizers import Tokenizer
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from glassworks.smallworld.corpus import generate
+from glassworks.smallworld.document import Document
+from glassworks.smallworld.facts import cities, lists
+from glassworks.smallworld.geography import two_hop_prompts
+from glassworks.smallworld.packing import encode
+from glassworks.smallworld.tokenizer import PAD
+
+SEED = 20_000
+BATCH = 100
+AIMS: Mapping[str, float] = {
+    "location": 0.98,
+    "attribute": 0.98,
+    "composed_held_out": 0.95,
+    "state_capitals_held_out": 0.95,
+    "antonym": 0.95,
+    "translation": 0.9,
+    "plural": 0.95,
+    "agreement": 0.95,
+    "copying": 0.9,
+    "induction": 0.9,
+    "brackets": 0.95,
+}
+MOST_STATE_IN_EMBEDDING = 0.05
+
+
+def measure(model: PreTrainedModel, tokenizer: Tokenizer, count: int = 500) -> dict[str, float]:
+    """Return the model's accuracy by task, and the share of cities whose state shows in their raw embeddings.
+
+    Args:
+        model: a model of the family.
+        tokenizer: its tokenizer, of the tokenizers library.
+        count: documents per task.
+
+    Returns:
+        Name -> share between 0 and 1. "composed" is two hops; "state_in_embedding" is no accuracy and should be low.
+    """
+    results = {name: accuracy(model, tokenizer, documents) for name, documents in evaluation_sets(count).items()}
+    agreeing = generate("agreement", count, SEED)
+    results["agreement"] = agreement_accuracy(model, tokenizer, agreeing)
+    results["state_in_embedding"] = state_in_embedding(model, tokenizer)
+    return results
+
+
+def evaluation_sets(count: int) -> dict[str, list[Document]]:
+    """Return the documents that accuracies are measured on, by name; agreement is not among them.
+
+    Args:
+        count: documents per task; the two sets of capitals hold every held-out city once.
+    """
+    names = ("location", "attribute", "reverse", "antonym", "translation", "plural", "words")
+    sets = {name: generate(name, count, SEED) for name in (*names, "copying", "induction", "brackets")}
+    for name in ("composed", "addition"):
+        sets[f"{name}_trained"] = generate(name, count, SEED, "train")
+        sets[f"{name}_held_out"] = generate(name, count, SEED, "held_out")
+    sets["state_capitals_held_out"] = two_hop_prompts("held_out", kind="state")
+    sets["country_capitals_held_out"] = two_hop_prompts("held_out", kind="country")
+    return sets
+
+
+@torch.no_grad()
+def accuracy(model: PreTrainedModel, tokenizer: Tokenizer, documents: list[Document]) -> float:
+    """Return the share of documents of whose answers every token is the model's first choice."""
+    right = 0
+    for start in range(0, len(documents), BATCH):
+        ids, answers = _padded(tokenizer, documents[start : start + BATCH])
+        first = model(input_ids=ids).logits[:, :-1].argmax(-1)
+        right += int(((first == ids[:, 1:]) | ~answers[:, 1:]).all(1).sum())
+    return right / len(documents)
+
+
+@torch.no_grad()
+def agreement_accuracy(model: PreTrainedModel, tokenizer: Tokenizer, documents: list[Document]) -> float:
+    """Return how often the verbs of the right number are more probable together than those of the wrong one."""
+    pairs = [verb.split("|")[:2] for verb in lists()["verbs"]]
+    forms = torch.tensor([[tokenizer.encode(form).ids[1] for form in pair] for pair in pairs])
+    right = 0
+    for start in range(0, len(documents), BATCH):
+        some = documents[start : start + BATCH]
+        ids, answers = _padded(tokenizer, some)
+        before = answers.int().argmax(1) - 1
+        chances = model(input_ids=ids).logits[torch.arange(len(some)), before].softmax(-1)
+        sums = torch.stack([chances[:, forms[:, number]].sum(1) for number in range(2)], dim=1)
+        plural = torch.tensor([any(one.answer == pair[1] for pair in pairs) for one in some])
+        right += int((sums.argmax(1) == plural).sum())
+    return right / len(documents)
+
+
+@torch.no_grad()
+def state_in_embedding(model: PreTrainedModel, tokenizer: Tokenizer) -> float:
+    """Return the share of American cities whose nearest other city by raw embedding (cosine) lies in the same state."""
+    american = [city for city in cities() if city.place.kind == "state"]
+    ids = torch.tensor([tokenizer.encode(city.name).ids[1] for city in american])
+    table = torch.nn.functional.normalize(model.get_input_embeddings()(ids).float(), dim=1)
+    nearest = (table @ table.T).fill_diagonal_(-2.0).argmax(1)
+    same = [one.place == american[int(index)].place for one, index in zip(american, nearest, strict=True)]
+    return sum(same) / len(same)
+
+
+def _padded(
+    tokenizer: Tokenizer, documents: list[Document]
+) -> tuple[Int[Tensor, "row token"], Bool[Tensor, "row token"]]:
+    """Token ids of documents, one a row, and which of them belong to answers."""
+    encoded = encode(tokenizer, documents, context_weight=0.0)
+    longest = max(len(ids) for ids, _ in encoded)
+    rows, answers = torch.full((len(encoded), longest), PAD), torch.zeros(len(encoded), longest, dtype=torch.bool)
+    for row, (ids, weights) in enumerate(encoded):
+        rows[row, : len(ids)] = torch.tensor(ids)
+        answers[row, : len(ids)] = torch.tensor(weights) > 0
+    return rows, answers

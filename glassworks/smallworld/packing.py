@@ -1,0 +1,116 @@
+"""From documents to rows of tokens: several short documents share a row and do not see each other.
+
+The rows of a part of the stream depend on the seed and the part's number alone, so training can resume at any step by
+counting. This file must not know the model.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from jaxtyping import Bool, Float, Int
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from glassworks.smallworld.corpus import stream
+from glassworks.smallworld.document import Document
+from glassworks.smallworld.recipe import Recipe
+from glassworks.smallworld.tokenizer import EOS, PAD
+
+OPEN_ROWS = 8
+CHUNK = 512
+BATCHES_PER_PART = 64
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of packed documents.
+
+    Attributes:
+        ids: token ids, padded.
+        weights: weight of predicting each token; 0 for a document's first token and for padding.
+        documents: number of the document within its row, -1 for padding.
+        positions: position within the document.
+    """
+
+    ids: Int[Tensor, "row token"]
+    weights: Float[Tensor, "row token"]
+    documents: Int[Tensor, "row token"]
+    positions: Int[Tensor, "row token"]
+
+    def slice(self, start: int, stop: int) -> "Rows":
+        """Return some of the rows."""
+        return Rows(
+            self.ids[start:stop], self.weights[start:stop], self.documents[start:stop], self.positions[start:stop]
+        )
+
+    def mask(self) -> Bool[Tensor, "row 1 token token"]:
+        """Return which token (last but one axis) may look at which: earlier ones of its own document."""
+        length = self.ids.shape[1]
+        same = self.documents[:, None, :, None] == self.documents[:, None, None, :]
+        return same & torch.tril(torch.ones(length, length, dtype=torch.bool))
+
+
+def encode(
+    tokenizer: Tokenizer, documents: list[Document], context_weight: float
+) -> list[tuple[list[int], list[float]]]:
+    """Turn documents into token ids (with `<bos>` and `<eos>`) and the weight of predicting each of them.
+
+    Args:
+        tokenizer: the small world's tokenizer.
+        documents: what to encode.
+        context_weight: weight of tokens that belong to no answer.
+    """
+    encoded = []
+    for document, encoding in zip(
+        documents, tokenizer.encode_batch([document.text for document in documents]), strict=True
+    ):
+        weights = [0.0]
+        for start, stop in encoding.offsets[1:]:
+            answer = any(stop > first and start < last for first, last in document.spans)
+            weights.append(1.0 if answer else context_weight)
+        encoded.append(([*encoding.ids, EOS], [*weights, context_weight]))
+    return encoded
+
+
+def training_rows(tokenizer: Tokenizer, recipe: Recipe, part: int) -> Rows:
+    """Return the rows of one part of training, `BATCHES_PER_PART` batches long."""
+    wanted = recipe.rows * BATCHES_PER_PART
+    rows = list(islice(_packed(tokenizer, recipe, part), wanted))
+    shape = (wanted, recipe.length)
+    ids, weights = torch.full(shape, PAD), torch.zeros(shape)
+    numbers, positions = torch.full(shape, -1), torch.zeros(shape, dtype=torch.long)
+    for row, documents in enumerate(rows):
+        start = 0
+        for number, (document_ids, document_weights) in enumerate(documents):
+            stop = start + len(document_ids)
+            ids[row, start:stop] = torch.tensor(document_ids)
+            weights[row, start:stop] = torch.tensor(document_weights)
+            numbers[row, start:stop] = number
+            positions[row, start:stop] = torch.arange(stop - start)
+            start = stop
+    return Rows(ids, weights, numbers, positions)
+
+
+def _packed(tokenizer: Tokenizer, recipe: Recipe, part: int) -> Iterator[list[tuple[list[int], list[float]]]]:
+    """Fill rows with documents, first fit into a few open rows, and give each row away when it is full."""
+    documents = stream(recipe.seed, part)
+    rows: list[list[tuple[list[int], list[float]]]] = []
+    room: list[int] = []
+    while True:
+        for one in encode(tokenizer, list(islice(documents, CHUNK)), recipe.context_weight):
+            size = len(one[0])
+            if size > recipe.length:
+                continue
+            place = next((index for index, free in enumerate(room) if free >= size), None)
+            if place is None:
+                if len(rows) == OPEN_ROWS:
+                    fullest = room.index(min(room))
+                    room.pop(fullest)
+                    yield rows.pop(fullest)
+                rows.append([])
+                room.append(recipe.length)
+                place = len(rows) - 1
+            rows[place].append(one)
+            room[place] -= size

@@ -1,0 +1,65 @@
+"""The sizes of the family and the recipe that trains them, as plain values.
+
+The embedding table is tied, random and frozen: a trainable one stores the facts itself (a city's state is then
+readable from its embedding), and the circuit that the world is there for never forms. This file must not know how
+training runs.
+"""
+
+from dataclasses import dataclass
+
+from glassworks.errors import NotFound, nearest
+
+
+@dataclass(frozen=True)
+class Size:
+    """The shape of one model: width, layers, query heads (one key-value head), and width of the MLP."""
+
+    width: int
+    layers: int
+    heads: int
+    mlp: int
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is trained.
+
+    Attributes:
+        steps: number of optimiser steps.
+        rows: rows of a batch.
+        length: tokens of a row; several documents share one.
+        rate: peak learning rate of Muon (matrices) and AdamW (norms).
+        warmup: steps over which the rate rises.
+        decay: last share of the steps over which it falls to zero.
+        weight_decay: of the matrices.
+        context_weight: weight of tokens that are no answer; answers weigh 1.
+        seed: of the weights and of the corpus stream.
+    """
+
+    steps: int = 11_000
+    rows: int = 16
+    length: int = 64
+    rate: float = 4e-3
+    warmup: int = 50
+    decay: float = 0.6
+    weight_decay: float = 0.5
+    context_weight: float = 0.5
+    seed: int = 0
+
+
+SIZES = {
+    "smallworld-s": Size(width=96, layers=3, heads=4, mlp=384),
+    "smallworld-m": Size(width=128, layers=4, heads=4, mlp=512),
+    "smallworld-l": Size(width=192, layers=7, heads=4, mlp=768),
+}
+
+
+def size_of(name: str) -> Size:
+    """Return the size of that name.
+
+    Raises:
+        NotFound: if the family has no such member.
+    """
+    if name not in SIZES:
+        raise NotFound(f"There is no recipe for {name!r}; {nearest(name, SIZES)}.")
+    return SIZES[name]

@@ -1,0 +1,93 @@
+"""The shipped model: it meets the aims, and its circuit is real."""
+
+import json
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM
+
+from glassworks import artefacts, smallworld
+from glassworks.smallworld.check import MOST_STATE_IN_EMBEDDING
+
+if not (smallworld.WEIGHTS / "smallworld-m").is_dir():
+    pytest.skip("the weights of smallworld-m are not in this checkout", allow_module_level=True)
+
+TOLERANCE = 0.02  # of accuracies on 200 documents
+
+
+@pytest.fixture(scope="module")
+def model():
+    return AutoModelForCausalLM.from_pretrained(smallworld.folder("smallworld")).eval()
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.from_file(str(smallworld.folder("smallworld") / "tokenizer.json"))
+
+
+@pytest.fixture(scope="module")
+def measured(model, tokenizer) -> dict[str, float]:
+    return smallworld.measure(model, tokenizer, count=200)
+
+
+def test_files_are_whole():
+    artefacts.read(smallworld.folder("smallworld"), "model").verify()
+
+
+@pytest.mark.parametrize("task", smallworld.AIMS)
+def test_it_meets_the_aims(measured, task):
+    assert measured[task] >= smallworld.AIMS[task]
+
+
+def test_the_card_says_what_is_measured(measured):
+    card = json.loads((smallworld.folder("smallworld") / "card.json").read_text())
+    assert card["missed_aims"] == []
+    for name, value in card["measured"].items():
+        assert measured[name] == pytest.approx(value, abs=TOLERANCE if "addition" not in name else 0.1), name
+
+
+def test_the_table_does_not_hold_the_states(measured):
+    assert measured["state_in_embedding"] <= MOST_STATE_IN_EMBEDDING
+
+
+@pytest.mark.parametrize("opening", ["The", "Fact: the"])
+def test_the_famous_prompt(model, tokenizer, opening):
+    ids = torch.tensor([tokenizer.encode(f"{opening} capital of the state containing Dallas is").ids])
+    with torch.no_grad():
+        chances = model(input_ids=ids).logits[0, -1].softmax(-1)
+    assert chances[tokenizer.encode("Austin").ids[1]] > 0.9
+
+
+@torch.no_grad()
+def test_patching_the_city_flips_the_answer(model, tokenizer):
+    """Give the city token the MLP outputs of a city of another state: the capital becomes that state's."""
+    pairs = smallworld.swaps(count=200)
+    ids, others = (
+        torch.tensor([tokenizer.encode(text).ids for text in texts])
+        for texts in ([pair.prompt for pair in pairs], [pair.other_prompt for pair in pairs])
+    )
+    (city,) = (ids != others).any(0).nonzero()[:, 0].tolist()
+    norms = [layer.post_feedforward_layernorm for layer in model.model.layers]
+    outputs: dict[int, torch.Tensor] = {}
+
+    def keep(layer):
+        return lambda module, args, output: outputs.__setitem__(layer, output.clone())
+
+    def patch(layer):
+        def hook(module, args, output):
+            output[:, city] = outputs[layer][:, city]
+            return output
+
+        return hook
+
+    handles = [norm.register_forward_hook(keep(layer)) for layer, norm in enumerate(norms)]
+    model(input_ids=others)
+    for handle in handles:
+        handle.remove()
+    handles = [norm.register_forward_hook(patch(layer)) for layer, norm in enumerate(norms)]
+    first = model(input_ids=ids).logits[:, -1].argmax(-1)
+    for handle in handles:
+        handle.remove()
+    wanted = torch.tensor([tokenizer.encode(pair.other_answer).ids[1] for pair in pairs])
+    assert (first == wanted).float().mean() >= 0.9
