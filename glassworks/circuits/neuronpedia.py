@@ -1,0 +1,233 @@
+"""The graph JSON of circuit-tracer and Neuronpedia (schema 1.0.0), written and read.
+
+Their error nodes are called `0_{layer}_{position}`, which is also the id of feature `layer` of layer 0; ours are
+called `error_{layer}_{position}`, and both are read. This module must not know the class Graph.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from glassworks import __version__
+from glassworks.circuits.nodes import EMBEDDING, ERROR, FEATURE, LOGIT, Node, Nodes
+from glassworks.circuits.origin import Origin
+from glassworks.circuits.scores import Edges
+from glassworks.errors import BadArtefact
+
+TYPES = {
+    FEATURE: "cross layer transcoder",
+    ERROR: "mlp reconstruction error",
+    EMBEDDING: "embedding",
+    LOGIT: "logit",
+}
+KIND_OF = {name: kind for kind, name in TYPES.items()}
+NEEDED = ("node_id", "layer", "ctx_idx", "feature_type")
+
+Parsed = tuple[Origin, Nodes, Tensor, dict[str, list[int]], list[int]]
+
+
+def write(
+    origin: Origin,
+    nodes: Nodes,
+    edges: Edges,
+    groups: Mapping[str, Sequence[int]],
+    pinned: Sequence[int],
+    slug: str,
+) -> dict[str, Any]:
+    """Make the JSON value of a graph.
+
+    Args:
+        origin: what it was traced from.
+        nodes: its nodes.
+        edges: its edges.
+        groups: supernodes as node numbers.
+        pinned: node numbers.
+        slug: short name of the graph, for addresses.
+    """
+    table = list(nodes)
+    ids = [_id(node) for node in table]
+    named = [[name, *(ids[number] for number in numbers)] for name, numbers in groups.items()]
+    best = max((node.probability or 0.0 for node in table), default=0.0)
+    return {
+        "metadata": _metadata(origin, slug),
+        "qParams": {"pinnedIds": [ids[each] for each in pinned], "supernodes": named, "linkType": "both"},
+        "nodes": [_node(node, text, best, origin) for node, text in zip(table, ids, strict=True)],
+        "links": [
+            {"source": ids[source], "target": ids[target], "weight": weight} for target, source, weight in _links(edges)
+        ],
+    }
+
+
+def _links(edges: Edges) -> Iterator[tuple[int, int, float]]:
+    rows, columns = edges.matrix.nonzero(as_tuple=True)
+    weights = edges.matrix[rows, columns].tolist()
+    return zip(edges.rows[rows].tolist(), columns.tolist(), weights, strict=True)
+
+
+def _metadata(origin: Origin, slug: str) -> dict[str, Any]:
+    known: dict[str, Any] = {"info": {"generator": {"name": "glassworks", "version": __version__}}}
+    known |= {"transcoder_list": [origin.scope]} if origin.scope else {}
+    known |= origin.facts.get("metadata", {})
+    thresholds = {key: origin.facts[key] for key in ("node_threshold", "edge_threshold") if key in origin.facts}
+    if thresholds:
+        known |= {"node_threshold": thresholds["node_threshold"], "pruning_settings": thresholds}
+    prompt = {"prompt": origin.prompt, "prompt_tokens": list(origin.token_texts)}
+    return known | {"slug": slug, "scan": origin.model, "schema_version": 1} | prompt
+
+
+def _id(node: Node) -> str:
+    ids = {
+        FEATURE: f"{node.layer}_{node.index}_{node.position}",
+        ERROR: f"error_{node.layer}_{node.position}",
+        EMBEDDING: f"E_{node.index}_{node.position}",
+        LOGIT: f"{node.layer + 1}_{node.index}_{node.position}",
+    }
+    return ids[node.kind]
+
+
+def _node(node: Node, node_id: str, best: float, origin: Origin) -> dict[str, Any]:
+    layer = {EMBEDDING: "E", LOGIT: str(node.layer + 1)}.get(node.kind, str(node.layer))
+    feature = {FEATURE: _pair(node.layer, node.index), ERROR: -1, EMBEDDING: node.position}.get(node.kind, node.index)
+    page = {
+        FEATURE: f"{layer}_{node.index}-0",
+        ERROR: f"error_{layer}_{node.position}-0",
+        EMBEDDING: f"E_{node.index}-{node.position}",
+        LOGIT: f"L_{node.index}-{node.position}",
+    }
+    return {
+        "node_id": node_id,
+        "feature": feature,
+        "layer": layer,
+        "ctx_idx": node.position,
+        "feature_type": TYPES[node.kind],
+        "token_prob": node.probability or 0.0,
+        "is_target_logit": node.kind == LOGIT and node.probability == best,
+        "run_idx": 0,
+        "reverse_ctx_idx": 0,
+        "jsNodeId": page[node.kind],
+        "clerp": _clerp(node, origin),
+        "influence": node.share,
+        "activation": node.activation,
+    }
+
+
+def _clerp(node: Node, origin: Origin) -> str:
+    if node.kind == LOGIT:
+        return f'Output "{node.label}" (p={node.probability or 0.0:.3f})'
+    if node.kind == EMBEDDING:
+        return f'Emb: "{node.label}"'
+    if node.kind == ERROR:
+        return f'Err: mlp "{origin.token_texts[node.position]}"'
+    return node.label
+
+
+def _pair(layer: int, index: int) -> int:
+    """Cantor's pairing of layer and feature, which names a feature in one number."""
+    return (layer + index) * (layer + index + 1) // 2 + index
+
+
+def read(data: Any) -> Parsed:
+    """Read the JSON value of a graph.
+
+    Returns:
+        Origin, nodes, edges (features and logits by sources), supernodes and pinned nodes as node numbers.
+
+    Raises:
+        BadArtefact: it has another schema, or contradicts itself.
+    """
+    _check(data)
+    try:
+        return _read(data["metadata"], data["nodes"], data["links"], data.get("qParams") or {})
+    except BadArtefact:
+        raise
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise BadArtefact(f"The graph JSON is damaged ({error!r}); export it again.") from error
+
+
+def _check(data: Any) -> None:
+    shape = {"metadata": dict, "nodes": list, "links": list}
+    if not isinstance(data, dict) or any(not isinstance(data.get(key), kind) for key, kind in shape.items()):
+        raise BadArtefact(
+            "The JSON is not an attribution graph of circuit-tracer or Neuronpedia (metadata, nodes and links)."
+        )
+    lacking = [key for key in ("scan", "prompt", "prompt_tokens") if key not in data["metadata"]]
+    lacking += [key for key in NEEDED if any(not isinstance(each, dict) or key not in each for each in data["nodes"])]
+    if lacking:
+        raise BadArtefact(f"The graph JSON has another schema than 1: it lacks {', '.join(lacking)}.")
+    version = data["metadata"].get("schema_version", 1)
+    if version not in (0, 1):
+        raise BadArtefact(f"The graph JSON has schema version {version}; this version of Glassworks reads 0 and 1.")
+    strange = {str(each["feature_type"]) for each in data["nodes"]} - set(KIND_OF)
+    if strange:
+        raise BadArtefact(f"The graph JSON has nodes of type {min(strange)!r}; it may have {', '.join(KIND_OF)}.")
+
+
+def _read(metadata: Any, entries: Any, links: Any, queries: Any) -> Parsed:
+    texts = tuple(map(str, metadata["prompt_tokens"]))
+    top = max((int(each["layer"]) for each in entries if KIND_OF[each["feature_type"]] == FEATURE), default=-1)
+    unsorted = Nodes.of_rows([_parse(each, texts, top + 1) for each in entries])
+    order = unsorted.order()
+    nodes, place = unsorted.select(order), order.argsort().tolist()
+    numbers: dict[str, list[int]] = {}
+    for entry, number in zip(entries, place, strict=True):
+        numbers.setdefault(entry["node_id"], []).append(number)
+    embedding = nodes.of(EMBEDDING)
+    tokens = dict(zip(nodes.position[embedding].tolist(), nodes.index[embedding].tolist(), strict=True))
+    origin = Origin(
+        model=str(metadata["scan"]),
+        scope="",
+        prompt=str(metadata["prompt"]),
+        tokens=tuple(tokens.get(position, -1) for position in range(len(texts))),
+        token_texts=texts,
+        facts={"metadata": metadata},
+    )
+    groups = {str(name): _known(ids, numbers) for name, *ids in queries.get("supernodes") or []}
+    return origin, nodes, _matrix(links, nodes, numbers), groups, _known(queries.get("pinnedIds") or [], numbers)
+
+
+def _parse(entry: Mapping[str, Any], texts: Sequence[str], top: int) -> Node:
+    kind, position = KIND_OF[entry["feature_type"]], int(entry["ctx_idx"])
+    if not 0 <= position < len(texts):
+        raise BadArtefact(f"The node {entry['node_id']} is at token {position} of a prompt of {len(texts)}.")
+    clerp = str(entry.get("clerp") or "")
+    quoted = re.fullmatch(r'[Oo]utput:? "(.*)" \(p=[0-9.]+\)', clerp, re.DOTALL)
+    layers = {EMBEDDING: lambda: -1, LOGIT: lambda: max(top, int(entry["layer"]) - 1)}
+    return Node(
+        kind=kind,
+        layer=layers.get(kind, lambda: int(entry["layer"]))(),
+        position=position,
+        index=-1 if kind == ERROR else int(entry["node_id"].split("_")[1]),
+        activation=_real(entry.get("activation")),
+        probability=_real(entry.get("token_prob", 0.0)) if kind == LOGIT else None,
+        share=_real(entry.get("influence")),
+        label={EMBEDDING: texts[position], ERROR: "", LOGIT: quoted[1] if quoted else clerp}.get(kind, clerp),
+    )
+
+
+def _real(value: float | int | None) -> float | None:
+    return None if value is None else float(value)
+
+
+def _known(ids: Sequence[str], numbers: Mapping[str, Sequence[int]]) -> list[int]:
+    return [numbers[each][0] for each in ids if each in numbers]
+
+
+def _matrix(links: Sequence[Mapping[str, Any]], nodes: Nodes, numbers: Mapping[str, list[int]]) -> Tensor:
+    sources, layers = nodes.sources, nodes.layer.tolist()
+    rows = {int(node): row for row, node in enumerate((nodes.of(FEATURE) | nodes.of(LOGIT)).nonzero()[:, 0])}
+    matrix = torch.zeros(len(rows), sources)
+    for link in links:
+        if not {link["source"], link["target"]} <= numbers.keys():
+            raise BadArtefact(f"The edge {link['source']} -> {link['target']} ends at a node that the graph lacks.")
+        # An id may name a feature and an error at once: only the feature has inputs, and edges lead upwards.
+        target = [each for each in numbers[link["target"]] if each in rows]
+        source = [each for each in numbers[link["source"]] if target and layers[each] < layers[target[0]]]
+        if len(target) != 1 or len(source) != 1 or source[0] >= sources:
+            raise BadArtefact(
+                f"The edge {link['source']} -> {link['target']} does not lead from one node to a higher one."
+            )
+        matrix[rows[target[0]], source[0]] = float(link["weight"])
+    return matrix
