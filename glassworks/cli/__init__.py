@@ -1,0 +1,55 @@
+"""The command line: one thin command per verb, everything heavy imported when a command runs.
+
+Results go to stdout, progress and errors to stderr. A mistake of the user is one line and exit code 2.
+"""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from glassworks import __version__
+from glassworks.cli.info import info, models
+from glassworks.cli.serve import serve
+from glassworks.cli.smallworld import build, check
+from glassworks.cli.trace import trace
+from glassworks.errors import GlassworksError
+
+app = typer.Typer(
+    name="glassworks",
+    help="Open a language model: find its features, trace its circuits, change them.",
+    epilog='Start with:  glassworks trace "The capital of France is" --open',
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+smallworld = typer.Typer(help="The embedded default models: build them again, or measure them.", no_args_is_help=True)
+
+for verb in (trace, serve, models, info):
+    app.command()(verb)
+for verb in (build, check):
+    smallworld.command()(verb)
+app.add_typer(smallworld, name="smallworld")
+
+
+def main() -> None:
+    """Run the command line; a mistake of the user ends it with one line and exit code 2."""
+    try:
+        app()
+    except GlassworksError as error:
+        print(f"glassworks: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _version(wanted: bool) -> bool:
+    if wanted:
+        print(f"glassworks {__version__}")
+        raise typer.Exit
+    return wanted
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    pass

@@ -1,0 +1,51 @@
+"""Options that several commands share, and how they print."""
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+Model = Annotated[str, typer.Option("--model", "-m", help="A folder, an embedded name, or owner/name on the hub.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.")]
+
+
+def show(facts: dict[str, Any], as_json: bool) -> None:
+    """Print facts as JSON, or as lines of `name  value` with tables for lists of records."""
+    if as_json:
+        print(json.dumps(facts, ensure_ascii=False))
+        return
+    from rich.console import Console
+
+    console = Console(soft_wrap=True, highlight=False)
+    for name, value in facts.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            console.print(_table(name, value))
+        else:
+            console.print(f"[bold]{name:<16}[/bold]", end="")
+            console.print(_plain(value), markup=False)
+
+
+def _table(name: str, rows: list[dict[str, Any]]) -> Any:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=name, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
+    for column in rows[0]:
+        table.add_column(column, justify="right" if isinstance(rows[0][column], int | float) else "left")
+    for row in rows:
+        table.add_row(*(_plain(row.get(column, "")) for column in rows[0]))
+    return table
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, list):
+        return ", ".join(_plain(each) for each in value)
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_plain(each)}" for key, each in value.items())
+    return "" if value is None else str(value)

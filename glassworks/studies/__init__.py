@@ -1,0 +1,8 @@
+"""Studies: questions asked of a model, answered with numbers.
+
+`world` is what the embedded default is for: its ground truth, put to a model, a scope or an edit.
+"""
+
+from glassworks.studies.world import Cities, Swaps, accuracy, build, check, patch_flips
+
+__all__ = ["Cities", "Swaps", "accuracy", "build", "check", "patch_flips"]

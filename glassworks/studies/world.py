@@ -1,0 +1,241 @@
+"""Ground truth of the embedded world: is the circuit real, and do edits of features move it?
+
+The world knows, for every city, the concept between question and answer (its state) and the answer (the state's
+capital). So a patch or a swap of features is right or wrong, and counted. This module must not know how models or
+scopes are trained, beyond asking their rooms to do it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any, final
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from glassworks import hub, smallworld
+from glassworks.coders import Scope, load_scope, save_scope
+from glassworks.edits import FeatureEdit, FeatureRef, set_features
+from glassworks.errors import BadInput
+from glassworks.features import describe
+from glassworks.models import Model, load_model
+from glassworks.sites import Site
+from glassworks.train import smallworld_transcoders, world_text
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Cities:
+    """One two-hop prompt a city, all of the same wording, so that they differ at one token only.
+
+    Attributes:
+        model: the model that reads them.
+        names: the cities.
+        tokens: ids of the prompts.
+        places: number of each city's place.
+        held_out: whether the city was kept out of composed training sentences.
+        capitals: token id of each place's capital, by the place's number.
+        kind: `state` or `country`.
+    """
+
+    model: Model
+    names: tuple[str, ...]
+    tokens: Int[Tensor, "city token"]
+    places: Int[Tensor, " city"]
+    held_out: Bool[Tensor, " city"]
+    capitals: Int[Tensor, " place"]
+    kind: str
+
+    @classmethod
+    def of(cls, model: Model, kind: str = "state") -> "Cities":
+        """Write the prompts of all cities of one kind of place (`state` or `country`)."""
+        documents = [
+            (document, split == "held_out")
+            for split in ("train", "held_out")
+            for document in smallworld.two_hop_prompts(split, kind=kind)
+        ]
+        rows = [model.tokens(document.prompt) for document, _ in documents]
+        if len({len(row) for row in rows}) > 1:
+            raise BadInput(f"The model {model.name} splits the names of cities; the check needs one token a city.")
+        places = _places(kind)
+        numbers = {place.name: number for number, place in enumerate(places)}
+        cities = [smallworld.find_city(smallworld.truth(document.prompt).subject) for document, _ in documents]
+        return cls(
+            model=model,
+            names=tuple(city.name for city in cities),
+            tokens=torch.stack(rows),
+            places=torch.tensor([numbers[city.place.name] for city in cities]),
+            held_out=torch.tensor([held for _, held in documents]),
+            capitals=torch.tensor([model.token_id(place.capital) for place in places]),
+            kind=kind,
+        )
+
+    def place(self, name: str) -> int:
+        """The number of a place, by its name."""
+        return [place.name for place in _places(self.kind)].index(smallworld.find_place(name).name)
+
+    @property
+    def position(self) -> int:
+        """Position of the city's token."""
+        return int((self.tokens != self.tokens[0]).any(0).nonzero()[0])
+
+    def answers(self, rows: Int[Tensor, " row"]) -> Int[Tensor, " row"]:
+        """The model's first choice on some of the prompts, edits included."""
+        logits = self.model.capture(self.tokens[rows], ["logits"], batch_size=len(rows))["logits"]
+        return logits[:, -1].argmax(-1)
+
+    def partners(self, rows: Int[Tensor, " row"], seed: int = 0) -> Int[Tensor, " row"]:
+        """A city of another place for each of some cities, drawn by a seed."""
+        random = Random(seed)
+        others = [(self.places != self.places[row]).nonzero()[:, 0].tolist() for row in rows]
+        return torch.tensor([random.choice(each) for each in others])
+
+
+def _places(kind: str) -> list[smallworld.Place]:
+    return smallworld.states() if kind == "state" else smallworld.countries()
+
+
+def accuracy(cities: Cities, held_out: bool) -> float:
+    """Share of cities, held out or not, whose capital is the model's first choice."""
+    rows = (cities.held_out == held_out).nonzero()[:, 0]
+    return _share(cities.answers(rows) == cities.capitals[cities.places[rows]])
+
+
+def patch_flips(cities: Cities, seed: int = 0) -> float:
+    """Share of cities whose answer becomes another place's capital when MLP outputs at the city's token are patched.
+
+    The outputs of all layers at that one position come from a city of the other place; nothing else is touched.
+    """
+    model, rows = cities.model, torch.arange(len(cities.names))
+    donors, position = cities.partners(rows, seed), cities.position
+    sites = model.sites("mlp_out")
+    clean = model.capture(cities.tokens, sites, batch_size=len(rows))
+
+    def tap(site: Site) -> Any:
+        def patched(value: Tensor) -> Tensor:
+            value = value.clone()
+            value[:, position] = clean[str(site)][donors, position]
+            return value
+
+        return patched
+
+    with model.tapped({site: tap(site) for site in sites}):
+        answers = cities.answers(rows)
+    return _share(answers == cities.capitals[cities.places[donors]])
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Swaps:
+    """Which features tell one place from another on the cities' prompts, by layer and position.
+
+    Attributes:
+        cities: the prompts.
+        scope: the coders; those that replace the MLPs are swapped.
+        means: coder id -> mean activation of every feature on the prompts of each place's trained cities.
+    """
+
+    cities: Cities
+    scope: Scope
+    means: dict[str, Float[Tensor, "place token latent"]]
+
+    @classmethod
+    def of(cls, cities: Cities, scope: Scope) -> "Swaps":
+        """Run the prompts once; held-out cities do not count, so that swaps of them are a fair test."""
+        coders = {name: scope[name] for name in scope.replacement}
+        values = cities.model.capture(cities.tokens, [coder.reads[0] for coder in coders.values()])
+        members = torch.nn.functional.one_hot(cities.places, len(cities.capitals)).float()
+        members = members * (~cities.held_out)[:, None]
+        means = {}
+        for name, coder in coders.items():
+            dense = coder.encode(values[str(coder.reads[0])]).dense()
+            means[name] = torch.einsum("cp,ctf->ptf", members, dense) / members.sum(0)[:, None, None].clamp(min=1)
+        return cls(cities, scope, means)
+
+    def edit(self, source: int, target: int, most: int = 8, random: Random | None = None) -> FeatureEdit:
+        """Set the features in which two places differ most to their mean values of the target.
+
+        Args:
+            source: number of the place that the prompts are about.
+            target: number of the place that takes its place.
+            most: how many features per layer and position, from the city's token on, at the most.
+            random: draws that many other features instead, which get the same values: the control.
+        """
+        features, values = [], []
+        for name, means in self.means.items():
+            coder = self.scope[name]
+            for position in range(self.cities.position, means.shape[1]):
+                change = means[target, position] - means[source, position]
+                size = change.abs() * coder.decoder_rows(torch.arange(coder.d_latent)).norm(dim=1)
+                chosen = size.topk(min(most, int((size > 0).sum()))).indices
+                values += means[target, position, chosen].tolist()
+                latents = chosen.tolist() if random is None else random.sample(range(coder.d_latent), len(chosen))
+                features += [FeatureRef(name, position, latent) for latent in latents]
+        return set_features(features, values, self.scope)
+
+    def flips(self, most: int = 8, draws: int = 3, control: bool = False, seed: int = 0) -> float:
+        """Share of held-out cities whose answer becomes exactly the target's capital when features are swapped.
+
+        Args:
+            most: features per layer and position.
+            draws: how many targets are drawn for each place.
+            control: swap random features instead.
+            seed: of the draws.
+        """
+        cities, random = self.cities, Random(seed)
+        hits = []
+        for source in range(len(cities.capitals)):
+            rows = ((cities.places == source) & cities.held_out).nonzero()[:, 0]
+            others = [place for place in range(len(cities.capitals)) if place != source]
+            for target in random.sample(others, draws if len(rows) else 0):
+                with cities.model.edit(self.edit(source, target, most, random if control else None)):
+                    hits.append(cities.answers(rows) == cities.capitals[target])
+        return _share(torch.cat(hits))
+
+
+def build(name: str, out: Path, resume: bool = False, checkpoints: Path | None = None) -> Iterator[Path]:
+    """Train a model of the family and then its scope, and write both.
+
+    Args:
+        name: a name of the family.
+        out: folder that gets `NAME` and `NAME-scope`.
+        resume: go on from the last checkpoint; a model that is already written is not trained again.
+        checkpoints: folder for checkpoints; in the user's cache by default.
+
+    Yields:
+        Each folder once it is written.
+    """
+    checkpoints = checkpoints or Path.home() / ".cache" / "glassworks" / "build" / name
+    if not (resume and (out / name).is_dir()):
+        smallworld.build(name, out / name, resume, checkpoints / "model")
+    yield out / name
+    model = load_model(out / name)
+    scope = smallworld_transcoders(model, folder=checkpoints / "scope", show=True)
+    documents, _ = world_text(model, 8000, "train", 0)
+    describe(model, scope, documents)
+    save_scope(scope, out / (name + hub.SUFFIX["scope"]))
+    yield out / (name + hub.SUFFIX["scope"])
+
+
+def check(name: str, count: int = 500) -> dict[str, Any]:
+    """Measure a model of the family: accuracies, whether its circuit is real, and what its scope can swap.
+
+    Args:
+        name: an embedded name, or a folder that `build` wrote (its scope lies beside it, `NAME-scope`).
+        count: documents per task.
+    """
+    model = load_model(name)
+    measured = smallworld.measure(model.hf, model.tokenizer.backend_tokenizer, count)
+    cities = Cities.of(model)
+    facts: dict[str, Any] = {"model": name, "measured": measured, "patch_flips": patch_flips(cities)}
+    beside = Path(name).with_name(Path(name).name + hub.SUFFIX["scope"])
+    if name in (*hub.ALIASES, *hub.embedded("scope")) or beside.is_dir():
+        swaps = Swaps.of(cities, load_scope(beside if beside.is_dir() else name))
+        facts |= {"scope": swaps.scope.metrics, "swap_flips": swaps.flips(), "random_flips": swaps.flips(control=True)}
+    return facts
+
+
+def _share(hits: Tensor) -> float:
+    return float(hits.float().mean())
