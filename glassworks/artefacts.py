@@ -135,9 +135,9 @@ def write(
 
     with replacing(Path(path), kind) as folder:
         for name, group in (tensors or {}).items():
-            save_file(
-                {key: value.detach().contiguous() for key, value in group.items()}, folder / f"{name}.safetensors"
-            )
+            file = folder / f"{name}.safetensors"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            save_file({key: value.detach().contiguous() for key, value in group.items()}, file)
         for name, table in (tables or {}).items():
             (folder / f"{name}.json").write_text(json.dumps(table, ensure_ascii=False), encoding="utf-8")
         _write_manifest(folder, kind, fields, parents or [])

@@ -4,6 +4,12 @@ A reference is a folder, the name of an embedded model, or a Hugging Face reposi
 above this module gets a local folder and never touches the network. It must not know what the files mean.
 """
 
+import json
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -14,6 +20,22 @@ ALIASES = {"smallworld": "smallworld-m"}
 SUFFIX = {"model": "", "scope": "-scope"}
 MODEL_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 SECONDS_TO_ANSWER = 3
+SECONDS_A_LISTING_LASTS = 86_400
+SPARE_BYTES = 1 << 30
+"""What a download must leave free on the disk."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The files of a repository at one commit.
+
+    Attributes:
+        commit: which one.
+        sizes: name of each file -> its size in bytes.
+    """
+
+    commit: str
+    sizes: dict[str, int]
 
 
 def resolve(
@@ -56,16 +78,123 @@ def embedded(kind: str = "model") -> list[str]:
     return [name for name in models if name + SUFFIX[kind] in folders]
 
 
+def listing(name: str, revision: str | None = None) -> Listing:
+    """List the files of a repository without downloading any.
+
+    A listing is kept for a day, and without end where the hub cannot be reached, so that a scope of the cache is
+    listed with no network at all.
+
+    Args:
+        name: `owner/name`.
+        revision: branch, tag or commit.
+
+    Raises:
+        NotFound: there is no such repository, or the hub cannot be reached and nothing of it is in the cache.
+    """
+    kept = _kept_listing(name, revision)
+    fresh = kept.is_file() and time.time() - kept.stat().st_mtime < SECONDS_A_LISTING_LASTS
+    if fresh or (kept.is_file() and not _hub_answers()):
+        return Listing(**json.loads(kept.read_text()))
+    if not _hub_answers():
+        return _cached_listing(name, revision)
+    from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import RepoFile
+
+    with _told(name, "scope"):
+        commit = HfApi().model_info(name, revision=revision).sha or "main"
+        tree = HfApi().list_repo_tree(name, revision=commit, recursive=True)
+        found = Listing(commit, {each.path: each.size for each in tree if isinstance(each, RepoFile)})
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text(json.dumps({"commit": found.commit, "sizes": found.sizes}))
+    return found
+
+
+def fetch(name: str, file: str, found: Listing) -> Path:
+    """Get exactly one file of a repository: from the cache with no network at all, else by downloading it.
+
+    Args:
+        name: `owner/name`.
+        file: its name in the repository.
+        found: the repository's listing.
+
+    Raises:
+        NotFound: the repository has no such file, or the hub cannot be reached.
+        BadInput: the disk has too little room.
+    """
+    from huggingface_hub import hf_hub_download
+
+    if file not in found.sizes:
+        raise NotFound(f"The repository {name} has no file {file!r}; {nearest(file, found.sizes)}.")
+    cached = _cached(name, file, found)
+    if cached is not None:
+        return cached
+    check_room(name, [file], found)
+    with _told(name, "scope"):
+        return Path(hf_hub_download(name, file, revision=found.commit, local_files_only=not _hub_answers()))
+
+
+def check_room(name: str, files: Iterable[str], found: Listing) -> None:
+    """Raise BadInput unless the disk of the cache has room for those of some files that are not there yet.
+
+    Args:
+        name: `owner/name`.
+        files: their names in the repository.
+        found: the repository's listing.
+    """
+    from huggingface_hub import constants
+
+    needed = sum(found.sizes[file] for file in files if _cached(name, file, found) is None)
+    folder = Path(constants.HF_HUB_CACHE)
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if needed and needed + SPARE_BYTES > free:
+        raise BadInput(
+            f"What is needed of {name} has {needed / 1e9:.1f} GB and the disk of {folder} has {free / 1e9:.1f} GB "
+            "free; make room, or set HF_HOME to another disk."
+        )
+
+
+def _cached(name: str, file: str, found: Listing) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    path = try_to_load_from_cache(name, file, revision=found.commit)
+    return Path(path) if isinstance(path, str) else None
+
+
+def _kept_listing(name: str, revision: str | None) -> Path:
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HOME) / "glassworks" / "listings" / f"{name.replace('/', '--')}@{revision or 'main'}.json"
+
+
+def _cached_listing(name: str, revision: str | None) -> Listing:
+    """What the cache holds of a repository that was fetched by something else."""
+    from huggingface_hub import snapshot_download
+
+    with _told(name, "scope"):
+        folder = Path(snapshot_download(name, revision=revision, local_files_only=True))
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    return Listing(folder.name, {file: path.stat().st_size for file, path in files.items()})
+
+
 @cache
 def _download(name: str, kind: str, revision: str | None, patterns: tuple[str, ...]) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     cached_only = not _hub_answers()
-    try:
+    with _told(name, kind):
         return Path(
             snapshot_download(name, revision=revision, allow_patterns=list(patterns), local_files_only=cached_only)
         )
+
+
+@contextmanager
+def _told(name: str, kind: str) -> Iterator[None]:
+    """Turn what the hub's client raises into one sentence."""
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        yield
     except HFValidationError as error:
         raise NotFound(f"{name!r} is neither a folder nor a valid repository name ({error}).") from error
     except HfHubHTTPError as error:

@@ -71,10 +71,15 @@ def replacement(model: Model, scope: Scope | None) -> tuple[Coder, ...]:
     """The coders that a trace uses, by layer; layers without one keep their MLP as one error node a position.
 
     Raises:
-        BadInput: a coder does not fit the model.
+        BadInput: the scope names no replacement, or a coder does not fit the model.
         Unsupported: a coder writes something else than MLP outputs, or two read the same layer.
     """
-    coders = [] if scope is None else [scope[name] for name in scope.replacement]
+    if scope is not None and not scope.replacement:
+        raise BadInput(
+            f"The scope {scope.name} does not say which coders replace the MLPs; take a part of it with "
+            f"scope.choose(kind=..., width=..., l0=..., tags=...), one coder a layer or one CLT."
+        )
+    coders = [] if scope is None else [part for name in scope.replacement for part in scope[name].parts]
     for coder in coders:
         _check(model, coder)
     layers = [_layer(coder.reads[0]) for coder in coders]

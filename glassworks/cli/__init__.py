@@ -10,6 +10,7 @@ import typer
 
 from glassworks import __version__
 from glassworks.cli.info import info, models
+from glassworks.cli.scope import scope, verify
 from glassworks.cli.serve import serve
 from glassworks.cli.smallworld import build, check
 from glassworks.cli.trace import trace
@@ -25,7 +26,7 @@ app = typer.Typer(
 )
 smallworld = typer.Typer(help="The embedded default models: build them again, or measure them.", no_args_is_help=True)
 
-for verb in (trace, serve, models, info):
+for verb in (trace, serve, models, info, scope, verify):
     app.command()(verb)
 for verb in (build, check):
     smallworld.command()(verb)

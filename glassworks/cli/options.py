@@ -1,12 +1,16 @@
 """Options that several commands share, and how they print."""
 
 import json
+import sys
 from typing import Annotated, Any
 
 import typer
 
 Model = Annotated[str, typer.Option("--model", "-m", help="A folder, an embedded name, or owner/name on the hub.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.")]
+
+WIDE = 200
+"""Columns of a table that goes to a file or another program, where nothing needs to be cut."""
 
 
 def show(facts: dict[str, Any], as_json: bool) -> None:
@@ -16,7 +20,8 @@ def show(facts: dict[str, Any], as_json: bool) -> None:
         return
     from rich.console import Console
 
-    console = Console(soft_wrap=True, highlight=False)
+    width = None if sys.stdout.isatty() else WIDE
+    console = Console(soft_wrap=True, highlight=False, width=width)
     for name, value in facts.items():
         if isinstance(value, list) and value and isinstance(value[0], dict):
             console.print(_table(name, value))
@@ -31,7 +36,8 @@ def _table(name: str, rows: list[dict[str, Any]]) -> Any:
 
     table = Table(title=name, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
     for column in rows[0]:
-        table.add_column(column, justify="right" if isinstance(rows[0][column], int | float) else "left")
+        justify = "right" if isinstance(rows[0][column], int | float) else "left"
+        table.add_column(column, justify=justify, overflow="fold")
     for row in rows:
         table.add_row(*(_plain(row.get(column, "")) for column in rows[0]))
     return table

@@ -4,27 +4,47 @@ Plain torch on site names: this room never sees a language model, so that coders
 with no model in memory.
 """
 
-from glassworks.coders.activations import Activation, BatchTopK, JumpReLU, ReLU, TopK
-from glassworks.coders.coder import Coder, Transcoder
+from glassworks.coders.activations import Activation, BatchTopK, GroupMax, JumpReLU, ReLU, TopK
+from glassworks.coders.coder import Coder
+from glassworks.coders.crosscoder import Crosscoder
+from glassworks.coders.crosslayer import CrossLayer
+from glassworks.coders.entries import Entry
 from glassworks.coders.evidence import Evidence
-from glassworks.coders.folding import Affine, fold, unit_decoder
+from glassworks.coders.export import export_scope
+from glassworks.coders.folding import Affine, fold, gated, unit_decoder
 from glassworks.coders.latents import Latents
+from glassworks.coders.pertoken import PerToken
+from glassworks.coders.releases import RELEASES
 from glassworks.coders.scope import Scope, load_scope, save_scope
+from glassworks.coders.transcoder import Transcoder
+from glassworks.coders.weights import Matrix, Stored, open_tensors, resident
 
 __all__ = [
+    "RELEASES",
     "Activation",
     "Affine",
     "BatchTopK",
     "Coder",
+    "CrossLayer",
+    "Crosscoder",
+    "Entry",
     "Evidence",
+    "GroupMax",
     "JumpReLU",
     "Latents",
+    "Matrix",
+    "PerToken",
     "ReLU",
     "Scope",
+    "Stored",
     "TopK",
     "Transcoder",
+    "export_scope",
     "fold",
+    "gated",
     "load_scope",
+    "open_tensors",
+    "resident",
     "save_scope",
     "unit_decoder",
 ]

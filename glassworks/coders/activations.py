@@ -20,13 +20,25 @@ SAMPLED = 17
 
 
 class Activation(ABC):
-    """Turns pre-activations into the choice of active latents."""
+    """Turns pre-activations into the choice of active latents.
+
+    Attributes:
+        kind: its name in files.
+        span: what a choice depends on: the `latent` alone, all latents of its `token`, or the `batch`.
+    """
 
     kind: ClassVar[str]
+    span: ClassVar[str]
 
     @abstractmethod
     def active(self, preactivations: Float[Tensor, "*token d_latent"]) -> Bool[Tensor, "*token d_latent"]:
         """Which latents are on; a latent that is on has a positive pre-activation, which is its activation."""
+
+    def narrow(self, start: int, length: int) -> "Activation":
+        """The same for a run of the latents; only where a choice depends on the latent alone."""
+        if self.span != "latent":
+            raise Unsupported(f"A {self.kind} activation chooses among all latents; it cannot be cut to some of them.")
+        return self
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors that belong to this value and move with its coder."""
@@ -44,6 +56,7 @@ class ReLU(Activation):
     """Every latent with a positive pre-activation is on."""
 
     kind: ClassVar[str] = "relu"
+    span: ClassVar[str] = "latent"
 
     def active(self, preactivations: Float[Tensor, "*token d_latent"]) -> Bool[Tensor, "*token d_latent"]:
         """Which latents are on: those above zero."""
@@ -61,6 +74,7 @@ class TopK(Activation):
 
     k: int
     kind: ClassVar[str] = "topk"
+    span: ClassVar[str] = "token"
 
     def __post_init__(self) -> None:
         _check_k(self.k)
@@ -70,6 +84,31 @@ class TopK(Activation):
         chosen = preactivations.topk(min(self.k, preactivations.shape[-1]), dim=-1, sorted=False).indices
         mask = torch.zeros_like(preactivations, dtype=torch.bool).scatter_(-1, chosen, True)
         return mask & (preactivations > 0)
+
+
+@final
+@dataclass(frozen=True)
+class GroupMax(Activation):
+    """The largest of each of k groups of neighbouring latents is on, where it is positive (EleutherAI sparsify).
+
+    Attributes:
+        k: how many groups; it divides the number of latents.
+    """
+
+    k: int
+    kind: ClassVar[str] = "groupmax"
+    span: ClassVar[str] = "token"
+
+    def __post_init__(self) -> None:
+        _check_k(self.k)
+
+    def active(self, preactivations: Float[Tensor, "*token d_latent"]) -> Bool[Tensor, "*token d_latent"]:
+        """Which latents are on: the first largest of each group, if positive."""
+        if preactivations.shape[-1] % self.k:
+            raise BadInput(f"{preactivations.shape[-1]} latents do not make {self.k} groups of one size.")
+        grouped = preactivations.unflatten(-1, (self.k, -1))
+        mask = torch.zeros_like(grouped, dtype=torch.bool).scatter_(-1, grouped.argmax(-1, keepdim=True), True)
+        return mask.flatten(-2) & (preactivations > 0)
 
 
 @final
@@ -86,6 +125,7 @@ class BatchTopK(Activation):
 
     k: int | float
     kind: ClassVar[str] = "batch_topk"
+    span: ClassVar[str] = "batch"
 
     def __post_init__(self) -> None:
         _check_k(self.k)
@@ -119,6 +159,7 @@ class JumpReLU(Activation):
 
     threshold: Float[Tensor, " d_latent"]
     kind: ClassVar[str] = "jumprelu"
+    span: ClassVar[str] = "latent"
 
     def __post_init__(self) -> None:
         if not bool((self.threshold >= 0).all()):  # also refuses NaN
@@ -128,12 +169,16 @@ class JumpReLU(Activation):
         """Which latents are on: those strictly above their threshold."""
         return preactivations > self.threshold.to(preactivations.dtype)
 
+    def narrow(self, start: int, length: int) -> "JumpReLU":
+        """The thresholds of a run of the latents."""
+        return JumpReLU(self.threshold.narrow(0, start, length))
+
     def tensors(self) -> dict[str, Tensor]:
         """The thresholds."""
         return {"threshold": self.threshold}
 
 
-_KINDS: dict[str, type[Activation]] = {each.kind: each for each in (ReLU, TopK, BatchTopK, JumpReLU)}
+_KINDS: dict[str, type[Activation]] = {each.kind: each for each in (ReLU, TopK, GroupMax, BatchTopK, JumpReLU)}
 
 
 def activation(plain: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Activation:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from glassworks.coders.activations import JumpReLU, ReLU
-from glassworks.coders.coder import Transcoder
+from glassworks.coders.transcoder import Transcoder
 from glassworks.errors import Unsupported
 
 
@@ -66,6 +66,26 @@ def fold(coder: Transcoder, read: Affine, write: Affine) -> Transcoder:
         folded["w_skip"] = weights["w_skip"] * (read.scale / write.scale)
         folded["b_dec"] = folded["b_dec"] - centre_in @ folded["w_skip"]
     return _like(coder, folded)
+
+
+def gated(
+    w_enc: Float[Tensor, "d_latent d_in"],
+    b_gate: Float[Tensor, " d_latent"],
+    b_mag: Float[Tensor, " d_latent"],
+    r_mag: Float[Tensor, " d_latent"],
+) -> tuple[Float[Tensor, "d_latent d_in"], Float[Tensor, " d_latent"], JumpReLU]:
+    """Turn a gated encoder into the JumpReLU encoder that it is (Rajamanoharan et al. 2024, 2404.16014, section 3.2).
+
+    A latent is on where `w x + b_gate > 0`; its activation is `relu(exp(r_mag) w x + b_mag)`. In terms of that
+    pre-activation the gate is a threshold, `b_mag - exp(r_mag) b_gate`.
+
+    Returns:
+        Encoder, bias and activation, rounded once from float64.
+    """
+    scale = r_mag.double().exp()
+    threshold = (b_mag.double() - scale * b_gate.double()).clamp(min=0)
+    rows = (w_enc.double() * scale[:, None]).to(w_enc.dtype)
+    return rows, b_mag, JumpReLU(threshold.to(b_mag.dtype))
 
 
 def unit_decoder(coder: Transcoder) -> Transcoder:

@@ -4,14 +4,19 @@ Of a few thousand latents a few dozen are active at a token, so only those are k
 know what a coder is.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from math import prod
 from typing import final
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional
+
+from glassworks.coders.weights import Stored
 
 
 @final
@@ -46,6 +51,27 @@ class Latents:
         positions, indices = kept.unbind(1)
         return cls(positions, indices, flat[positions, indices], tuple(dense.shape))
 
+    @classmethod
+    def side_by_side(cls, pieces: "Sequence[Latents]") -> "Latents":
+        """Put different latents of the same tokens side by side, numbered on."""
+        if len(pieces) == 1:
+            return pieces[0]
+        ends = list(accumulate(each.d_latent for each in pieces))
+        starts = [end - each.d_latent for end, each in zip(ends, pieces, strict=True)]
+        positions = torch.cat([each.positions for each in pieces])
+        indices = torch.cat([each.indices + start for each, start in zip(pieces, starts, strict=True)])
+        order = positions.argsort(stable=True)  # pieces are in order, so the numbers within a token are too
+        values = torch.cat([each.values for each in pieces])
+        return cls(positions[order], indices[order], values[order], (*pieces[0].shape[:-1], ends[-1]))
+
+    @classmethod
+    def in_turn(cls, pieces: "Sequence[Latents]", shape: tuple[int, ...]) -> "Latents":
+        """Put the same latents of tokens that follow each other into one, of this dense shape."""
+        starts = accumulate((each.tokens for each in pieces), initial=0)
+        positions = [each.positions + start for each, start in zip(pieces, starts, strict=False)]
+        indices, values = [each.indices for each in pieces], [each.values for each in pieces]
+        return cls(torch.cat(positions), torch.cat(indices), torch.cat(values), shape)
+
     @property
     def d_latent(self) -> int:
         """How many latents the coder has."""
@@ -61,6 +87,16 @@ class Latents:
         """How many latents are active at each token (its L0)."""
         return torch.bincount(self.positions, minlength=self.tokens)
 
+    def prefix(self, width: int) -> "Latents":
+        """The first latents only: what a Matryoshka coder's nested dictionary of this width sees."""
+        return self.run(0, width)
+
+    def run(self, start: int, stop: int) -> "Latents":
+        """The latents of these numbers only, numbered from 0."""
+        kept = (self.indices >= start) & (self.indices < stop)
+        shape = (*self.shape[:-1], stop - start)
+        return Latents(self.positions[kept], self.indices[kept] - start, self.values[kept], shape)
+
     def dense(self) -> Float[Tensor, "*token d_latent"]:
         """The activations as a dense tensor of `shape`."""
         flat = self.values.new_zeros(self.tokens, self.d_latent)
@@ -70,6 +106,21 @@ class Latents:
         """The active latents of one token (flat index): their indices and values."""
         here = self.positions == position
         return self.indices[here], self.values[here]
+
+    def total(self, rows: "Tensor | Stored") -> Float[Tensor, "token d_out"]:
+        """Sum the active latents' rows of a matrix, weighted by their activations, in float32 or wider.
+
+        Only rows in use are read, and widened.
+
+        Args:
+            rows: one per latent, in memory or in a file.
+        """
+        kind = torch.promote_types(self.values.dtype, torch.float32)
+        indices, starts = self.indices, self.counts.cumsum(0) - self.counts
+        if isinstance(rows, Stored) or rows.dtype != kind or not rows.is_contiguous():
+            used, indices = indices.unique(return_inverse=True)
+            rows = rows[used].to(kind).contiguous()
+        return functional.embedding_bag(indices, rows, starts, mode="sum", per_sample_weights=self.values.to(kind))
 
     def __repr__(self) -> str:
         mean = len(self.values) / max(self.tokens, 1)

@@ -1,25 +1,26 @@
 """Scopes: a set of coders for one model, with labels and evidence, saved as an artefact.
 
 A scope's folder holds `manifest.json` (kind "scope": name, model, replacement, untrained, coders, metrics), one
-`<coder>.safetensors` each, `labels.json` and, where collected, `evidence.<coder>.safetensors`. This module must
-not know how any of it was made.
+`<coder>.safetensors` each, `labels.json` and, where collected, `evidence.<coder>.safetensors`. Releases of others
+are scopes as well, through `formats`. This module must not know how any of it was made.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, MutableMapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, final
 
 import torch
-from torch import Tensor
 
 from glassworks import artefacts
-from glassworks.coders.activations import activation
-from glassworks.coders.coder import Coder, Transcoder
+from glassworks.coders import own
+from glassworks.coders.coder import Coder
+from glassworks.coders.entries import Entry
 from glassworks.coders.evidence import Evidence
-from glassworks.errors import BadArtefact, BadInput, GlassworksError, NotFound, nearest
-from glassworks.hub import resolve
-from glassworks.sites import Site
+from glassworks.coders.files import files_of
+from glassworks.coders.formats import find_entries
+from glassworks.coders.shelf import Shelf, matching, one
+from glassworks.errors import BadArtefact, BadInput, NotFound, nearest
 
 
 @final
@@ -28,10 +29,10 @@ class Scope:
     """The coders of one model.
 
     Attributes:
-        name: the scope's own name.
+        name: what it was loaded as, so that it can be loaded again; else the scope's own name.
         model: the name of the model that it was trained on.
-        coders: coder by id (its read site's name).
-        replacement: ids of the coders that stand in for the MLPs in a trace, one per layer.
+        coders: coder by name, built when it is first taken; in a scope with one coder a site, the read site's name.
+        replacement: names of the coders that stand in for the MLPs in a trace: one per layer, or one for all.
         labels: coder id -> one short label per latent, "" where there is none.
         untrained: positions that the coders were not trained on: "bos" is the first token of a prompt, whose
             MLP outputs stay the model's own and which carries no features.
@@ -40,7 +41,7 @@ class Scope:
 
     name: str
     model: str
-    coders: dict[str, Coder]
+    coders: MutableMapping[str, Any]  # of Coder; a checker of types that takes a value out would build it
     replacement: list[str]
     labels: dict[str, list[str]] = field(default_factory=dict)
     untrained: tuple[str, ...] = ()
@@ -48,16 +49,100 @@ class Scope:
     evidences: dict[str, Evidence] = field(default_factory=dict, repr=False)
     folder: Path | None = None
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.coders, Shelf):
+            self.coders = Shelf(built=self.coders)
+
+    @property
+    def entries(self) -> list[Entry]:
+        """What is in it, known without loading weights: sites, kinds, widths, L0, sizes, files."""
+        assert isinstance(self.coders, Shelf)
+        return self.coders.entries
+
     def __getitem__(self, reference: str) -> Coder:
-        if reference not in self.coders:
-            raise NotFound(f"The scope {self.name} has no coder {reference!r}; {nearest(reference, self.coders)}.")
-        return self.coders[reference]
+        """A coder by name; by its read site where only one reads it; a part of a joint coder as `name/site`."""
+        if reference in self.coders:
+            return self.coders[reference]
+        joint = reference.rpartition("/")[0]
+        parts = self.coders[joint].parts if joint in self.coders else ()
+        found = [part for part in parts if part.id == reference]
+        if found:
+            return found[0]
+        single = [entry for entry in self.entries if len(entry.reads) == 1 and entry.id == reference]
+        if len(single) == 1:
+            return self.coders[single[0].name]
+        if single:
+            return self.select(reference)
+        known = dict.fromkeys([*self.coders, *(entry.id for entry in self.entries)])
+        raise NotFound(f"The scope {self.name} has no coder {reference!r}; {nearest(reference, known)}.")
+
+    def select(
+        self,
+        site: str | None = None,
+        *,
+        kind: str | None = None,
+        width: str | int | None = None,
+        l0: str | int | float | None = None,
+        tags: Sequence[str] | str | None = None,
+        name: str | None = None,
+    ) -> Coder:
+        """The one coder that fits, of several at a site.
+
+        Args:
+            site: its read site, `resid_post.12`.
+            kind: `sae`, `transcoder`, `clt` or `crosscoder`.
+            width: as the release writes it, `16k`, or how many latents.
+            l0: as the release writes it, `medium`, or its target.
+            tags: what else sets it apart, `affine`, `all`; by default the coder without any, where that is unique.
+            name: its name in the release.
+
+        Raises:
+            NotFound: none fits; the nearest alternatives are named.
+            BadInput: several fit.
+        """
+        wanted = {"site": site, "kind": kind, "width": width, "l0": l0, "tags": tags, "name": name}
+        return self.coders[one(self.name, self.entries, matching(self.entries, **wanted), wanted).name]
+
+    def choose(
+        self,
+        *,
+        kind: str | None = None,
+        width: str | int | None = None,
+        l0: str | int | float | None = None,
+        tags: Sequence[str] = (),
+    ) -> "Scope":
+        """A scope of the coders that fit, with exactly these tags; those that write MLP outputs replace the MLPs.
+
+        Args:
+            kind: see `select`.
+            width: see `select`.
+            l0: see `select`.
+            tags: all of a coder's tags.
+
+        Raises:
+            NotFound: none fits.
+        """
+        assert isinstance(self.coders, Shelf)
+        wanted = {"kind": kind, "width": width, "l0": l0}
+        found = [each for each in matching(self.entries, **wanted) if set(each.tags) == set(tags)]
+        if not found:
+            one(self.name, self.entries, found, wanted | {"tags": tags})
+        return replace(self, coders=self.coders.pick(each.name for each in found), replacement=replacement_of(found))
+
+    def __contains__(self, reference: object) -> bool:
+        return reference in self.coders or str(reference).rpartition("/")[0] in self.coders
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.coders)
 
     def __len__(self) -> int:
         return len(self.coders)
+
+    @property
+    def single(self) -> dict[str, Coder]:
+        """All coders of one read site by name, joint ones in their parts; builds them."""
+        parts = {name: coder.parts for name, coder in self.coders.items()}
+        return {name if len(found) == 1 else part.id: part for name, found in parts.items() for part in found}
 
     def label(self, coder: str, index: int) -> str:
         """The label of one latent, "" where it has none."""
@@ -92,8 +177,8 @@ class Scope:
 
     def to(self, device: torch.device | str) -> "Scope":
         """Move all coders, in place."""
-        for coder in self.coders.values():
-            coder.to(device)
+        assert isinstance(self.coders, Shelf)
+        self.coders.to(device)
         return self
 
 
@@ -111,8 +196,8 @@ def save_scope(scope: Scope, path: Path | str, dtype: torch.dtype | None = None)
     for name, labels in scope.labels.items():
         if len(labels) != scope[name].d_latent:
             raise BadInput(f"The coder {name} has {scope[name].d_latent} latents but {len(labels)} labels.")
-    tensors = {name: _coder_tensors(coder, dtype) for name, coder in scope.coders.items()}
-    for name in scope.coders:
+    tensors = {file: group for name in scope.coders for file, group in own.tensors(name, scope[name], dtype).items()}
+    for name in scope.single:
         evidence = scope.evidence(name)
         if evidence is not None:
             tensors[f"evidence.{name}"] = evidence.narrowed()
@@ -121,27 +206,35 @@ def save_scope(scope: Scope, path: Path | str, dtype: torch.dtype | None = None)
         "model": scope.model,
         "replacement": scope.replacement,
         "untrained": list(scope.untrained),
-        "coders": {name: _coder_fields(coder) for name, coder in scope.coders.items()},
+        "coders": {entry.name: _fields(scope, entry) for entry in scope.entries},
         "metrics": scope.metrics,
     }
     return artefacts.write(path, "scope", fields, tensors, {"labels": scope.labels}, [scope.model])
 
 
 def load_scope(reference: Path | str) -> Scope:
-    """Load a scope: a folder, an embedded name, or a repository.
+    """Load a scope: a folder, an embedded name, or a repository; ours, or in any format that `formats` knows.
+
+    Weights are read when a coder is first taken; those of coders above 1 GiB only row by row.
 
     Raises:
         NotFound: there is no such scope.
         BadArtefact: the folder is damaged, or is something else.
+        Unsupported: the files are in no known format.
     """
-    stored = artefacts.read(resolve(reference, "scope"), "scope")
+    files = files_of(reference)
+    if artefacts.MANIFEST not in files:
+        return _foreign(files.reference, find_entries(files))
+    stored = artefacts.read(files.path(artefacts.MANIFEST).parent, "scope")
+    for name in files:
+        if name == "labels.json" or name.startswith("evidence."):
+            files.path(name)
     fields = stored.fields
     try:
-        coders = {name: _read_coder(stored, name, plain) for name, plain in fields["coders"].items()}
         return Scope(
-            name=fields["name"],
+            name=str(reference),
             model=fields["model"],
-            coders=coders,
+            coders=Shelf(own.entries(stored, files)),
             replacement=fields["replacement"],
             labels=stored.table("labels") if (stored.path / "labels.json").is_file() else {},
             untrained=tuple(fields["untrained"]),
@@ -154,33 +247,18 @@ def load_scope(reference: Path | str) -> Scope:
         ) from error
 
 
-def _coder_tensors(coder: Coder, dtype: torch.dtype | None) -> dict[str, Tensor]:
-    assert isinstance(coder, Transcoder)
-    weights = {name: value if dtype is None else value.to(dtype) for name, value in coder.weights().items()}
-    return weights | coder.activation_tensors()
+def replacement_of(entries: Sequence[Entry]) -> list[str]:
+    """The coders that can only be meant as replacement of the MLPs: one CLT, or one transcoder a layer; else none."""
+    writers = [each for each in entries if all(site.kind == "mlp_out" for site in each.writes) and each.kind != "sae"]
+    layers = [site for each in writers for site in each.writes]
+    return [each.name for each in writers] if len(set(layers)) == len(layers) else []
 
 
-def _coder_fields(coder: Coder) -> dict[str, Any]:
-    return {
-        "kind": "transcoder",
-        "reads": [site.name for site in coder.reads],
-        "writes": [site.name for site in coder.writes],
-        "d_latent": coder.d_latent,
-        "activation": coder.activation.plain(),
-    }
+def _foreign(reference: str, entries: list[Entry]) -> Scope:
+    model = next((each.provenance.model for each in entries if each.provenance.model), "")
+    return Scope(reference, model, Shelf(entries), replacement_of(entries), untrained=("bos",))
 
 
-def _read_coder(stored: artefacts.Artefact, name: str, plain: dict[str, Any]) -> Coder:
-    tensors = stored.tensors(name)
-    bad = [key for key, value in tensors.items() if not bool(value.isfinite().all())]
-    if bad:
-        raise BadArtefact(f"The coder {name} of {stored.path} has values that are not finite in {', '.join(bad)}.")
-    weights = {key: tensors.pop(key) for key in [*tensors] if key.startswith(("w_", "b_"))}
-    try:
-        read, write = Site.parse(plain["reads"][0]), Site.parse(plain["writes"][0])
-        coder = Transcoder(read, write, activation(plain["activation"], tensors), weights)
-    except (GlassworksError, TypeError) as error:
-        raise BadArtefact(f"The coder {name} of {stored.path} cannot be built: {error}") from error
-    if (coder.id, coder.d_latent) != (name, plain["d_latent"]):
-        raise BadArtefact(f"The coder {name} of {stored.path} is not what its manifest says; write it again.")
-    return coder.requires_grad_(False).eval()
+def _fields(scope: Scope, entry: Entry) -> dict[str, Any]:
+    told = {"l0": entry.l0, "target": entry.target, "tags": list(entry.tags)}
+    return own.plain(scope.coders[entry.name]) | {name: value for name, value in told.items() if value}

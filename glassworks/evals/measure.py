@@ -31,7 +31,7 @@ def measure(
     sites = {site for coder in coders for site in (coder.reads[0], coder.writes[0])}
     recording = record(model, documents, sorted(sites), first)
     alone = {
-        each.id: asdict(fidelity(each, recording.values[each.id], recording.values[each.writes[0].name]))
+        each.id: asdict(fidelity(each, recording.values[each.reads[0].name], recording.values[each.writes[0].name]))
         for each in coders
     }
     whole = recovered(model, coders, documents, recording, None, first)

@@ -34,7 +34,7 @@ def collect(model: Model, scope: Scope, documents: Sequence[Sequence[int]]) -> d
     """
     first = int("bos" in scope.untrained)
     found: dict[str, Evidence] = {}
-    for name, coder in scope.coders.items():
+    for name, coder in scope.single.items():
         recording = record(model, documents, list(coder.reads), first)
         found[name] = _evidence(model, coder, recording)
     return found
@@ -74,7 +74,7 @@ def _evidence(model: Model, coder: Coder, recording: Recording) -> Evidence:
 
 def _encode(coder: Coder, recording: Recording, means: TokenMeans) -> Latents:
     """Encode all rows, documents of one length at a time, and sum up which tokens they go with."""
-    values = recording.values[coder.id]
+    values = recording.values[coder.reads[0].name]
     starts = torch.cat([torch.zeros(1, dtype=torch.long), recording.documents.diff().nonzero().squeeze(1) + 1])
     lengths = torch.diff(starts, append=torch.tensor([len(recording.tokens)]))
     positions, indices, activations = [], [], []
@@ -92,11 +92,12 @@ def _encode(coder: Coder, recording: Recording, means: TokenMeans) -> Latents:
 
 
 def logit_effects(model: Model, coder: Coder) -> Float[Tensor, "d_latent vocabulary"]:
-    """What each latent adds to the logits by the direct path, for activation 1 and final norm scale 1.
+    """What each latent adds to the logits by the direct path from all its write sites, for activation 1 and scale 1.
 
     The final norm's gain is applied (and its centring, where it has one); attention and later MLPs are not.
     """
-    rows = coder.decoder_rows(torch.arange(coder.d_latent))
+    latents = torch.arange(coder.d_latent)
+    rows = torch.stack([coder.decoder_rows(latents, write) for write in coder.writes]).sum(0)
     norm, (unembedding, _) = model.final_norm, model.unembedding
     rows = rows - rows.mean(1, keepdim=True) if norm.centred else rows
     rows = rows if norm.gain is None else rows * norm.gain.float()

@@ -126,6 +126,6 @@ def all_details(graph: Graph, witness: Witness, most: int = 1_500) -> dict[str, 
         if node.kind != "feature" or len(details) >= most:
             continue
         coder = graph.origin.coders.get(node.layer, "")
-        if coder in witness.scope.coders:
+        if coder in witness.scope:
             details.setdefault(f"{coder}/{node.index}", witness.details(coder, node.index))
     return details

@@ -12,7 +12,7 @@ from glassworks.circuits import Graph, Node, trace
 from glassworks.coders import Scope
 from glassworks.edits import FeatureRef, add_vector, scale_features
 from glassworks.models import Edit, Model
-from tests.circuits.tiny import CONFIGS, PROMPT, random_clt, random_model, random_scope
+from tests.circuits.tiny import CONFIGS, PROMPT, parts_of, random_clt, random_model, random_scope
 
 FROZEN = ("patterns", "norms", "mlps")
 TIMES = 16.0  # edges are linear, and a large change drowns the rounding
@@ -21,11 +21,11 @@ SOURCES = {"feature": 4, "error": 2, "embedding": 2}
 
 def values_of(model: Model, graph: Graph, scope: Scope) -> torch.Tensor:
     """Every target of the graph, read from the model as it now runs: pre-activations, then demeaned logits."""
-    captured = model.capture(PROMPT, [*scope.coders, "logits"])
+    captured = model.capture(PROMPT, [*(coder.reads[0] for coder in parts_of(scope)), "logits"])
     found = []
-    for name, coder in scope.coders.items():
+    for coder in parts_of(scope):
         mine = graph.nodes.of("feature") & (graph.nodes.layer == coder.reads[0].layer)
-        read = coder.preactivations(captured[name])
+        read = coder.preactivations(captured[coder.reads[0].name])
         found.append(read[graph.nodes.position[mine], graph.nodes.index[mine]])
     logits = captured["logits"][-1]
     if model.softcap:
@@ -36,16 +36,17 @@ def values_of(model: Model, graph: Graph, scope: Scope) -> torch.Tensor:
 def edit_of(model: Model, scope: Scope, node: Node, embeddings: torch.Tensor) -> Edit:
     """Add a source `TIMES` more; the embedding is what Hugging Face itself says it is."""
     if node.kind == "feature":
-        (name,) = [name for name, coder in scope.coders.items() if coder.reads[0].layer == node.layer]
+        (name,) = [coder.id for coder in parts_of(scope) if coder.reads[0].layer == node.layer]
         return scale_features([FeatureRef(name, node.position, node.index)], 1 + TIMES, scope)
     if node.kind == "embedding":
         return add_vector("embed", TIMES * embeddings[node.position], node.position)
-    captured = model.capture(PROMPT, [*scope.coders, f"mlp_out.{node.layer}"])
+    captured = model.capture(PROMPT, [*(coder.reads[0] for coder in parts_of(scope)), f"mlp_out.{node.layer}"])
     error = captured[f"mlp_out.{node.layer}"].clone()
-    for name, coder in scope.coders.items():
+    for coder in parts_of(scope):
         for write in coder.writes:
             if write.layer == node.layer:
-                error -= coder.decode(coder.encode(captured[name]), write)
+                x, skip = captured[coder.reads[0].name], coder.skip(write)
+                error -= coder.decode(coder.encode(x), write) + (0.0 if skip is None else x @ skip)
     return add_vector(f"mlp_out.{node.layer}", TIMES * error[node.position].detach(), node.position)
 
 

@@ -29,8 +29,9 @@ def test_every_row_sums_up(model, skip):
     assert_conserved(graph)
 
 
-def test_cross_layer_coders_sum_up(model):
-    assert_conserved(trace(model, random_clt(model), PROMPT))
+@pytest.mark.parametrize("skip", [False, True], ids=["plain", "skip"])
+def test_cross_layer_coders_sum_up(model, skip):
+    assert_conserved(trace(model, random_clt(model, skip), PROMPT))
 
 
 @pytest.mark.parametrize("kind", ["mlp_in_pregain", "resid_mid", "resid_pre"])

@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import load_file
 
 from glassworks.circuits import Graph, trace
-from glassworks.coders import JumpReLU, Scope, Transcoder
+from glassworks.coders import Crosscoder, JumpReLU, Scope, Transcoder
 from glassworks.models import load_model
 from glassworks.sites import Site
-from tests.circuits.tiny import CrossLayer, scope_of
+from tests.circuits.tiny import clt_scope, scope_of
 
 NAMES = ["mini_gemma2_plt", "mini_llama_plt", "mini_gemma2_clt", "mini_gemma3_clt"]
 LAYERS = 3
@@ -24,24 +24,21 @@ def per_layer(folder: Path, layer: int) -> Transcoder:
     return Transcoder(Site("mlp_in", layer), Site("mlp_out", layer), activation, weights)
 
 
-def cross_layer(folder: Path, layer: int) -> CrossLayer:
+def cross_layer(folder: Path, layer: int) -> Crosscoder:
     stored = load_file(folder / f"W_enc_{layer}.safetensors")
     decoders = load_file(folder / f"W_dec_{layer}.safetensors")[f"W_dec_{layer}"]
-    bias = stored[f"b_dec_{layer}"]
-    weights = {
-        "w_enc": stored[f"W_enc_{layer}"],
-        "b_enc": stored[f"b_enc_{layer}"],
-        "w_dec": decoders[:, 0],
-        "b_dec": bias,
-    }
+    writes = [Site("mlp_out", layer + up) for up in range(LAYERS - layer)]
+    weights = {f"w_dec.{site}": decoders[:, up] for up, site in enumerate(writes)}
+    weights |= {"w_enc": stored[f"W_enc_{layer}"], "b_enc": stored[f"b_enc_{layer}"]}
+    weights[f"b_dec.{writes[0]}"] = stored[f"b_dec_{layer}"]
     activation = JumpReLU(stored[f"threshold_{layer}"].flatten())
-    own = Transcoder(Site("resid_mid", layer), Site("mlp_out", layer), activation, weights)
-    return CrossLayer(own, {Site("mlp_out", layer + up): decoders[:, up] for up in range(LAYERS - layer)}, bias)
+    return Crosscoder([Site("resid_mid", layer)], writes, activation, weights)
 
 
 def golden_scope(folder: Path) -> Scope:
-    make = cross_layer if folder.name.endswith("clt") else per_layer
-    return scope_of([make(folder / "transcoders", layer) for layer in range(LAYERS)])
+    if folder.name.endswith("clt"):
+        return clt_scope([cross_layer(folder / "transcoders", layer) for layer in range(LAYERS)])
+    return scope_of([per_layer(folder / "transcoders", layer) for layer in range(LAYERS)])
 
 
 @pytest.fixture(scope="module", params=NAMES)

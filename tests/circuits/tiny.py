@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 import transformers
 
-from glassworks.coders import Coder, JumpReLU, Latents, Scope, Transcoder
+from glassworks.coders import Coder, Crosscoder, CrossLayer, JumpReLU, Scope, Transcoder
 from glassworks.models import Model
 from glassworks.sites import Site
 
@@ -84,43 +84,28 @@ def scope_of(coders: list[Coder]) -> Scope:
     return Scope("random", "random", named, list(named), labels, untrained=("bos",))
 
 
-class CrossLayer(Coder):
-    """A coder that writes at every MLP output from its own layer up, as a cross-layer transcoder's layer does."""
-
-    def __init__(self, own: Transcoder, decoders: dict[Site, torch.Tensor], bias: torch.Tensor) -> None:
-        super().__init__(own.reads, list(decoders), own.d_latent, own.activation)
-        self.own, self.decoders, self.first_bias = own, decoders, bias
-
-    def preactivations(self, x):
-        return self.own.preactivations(x)
-
-    def encoder_rows(self, indices):
-        return self.own.encoder_rows(indices)
-
-    def encoder_bias(self, indices):
-        return self.own.encoder_bias(indices)
-
-    def decoder_rows(self, indices, write=None):
-        return self.decoders[self.check_write(write)][indices]
-
-    def bias(self, write=None):
-        return self.first_bias if self.check_write(write) == self.writes[0] else torch.zeros_like(self.first_bias)
-
-    def decode(self, latents: Latents, write=None):
-        return latents.dense() @ self.decoders[self.check_write(write)] + self.bias(write)
-
-    def skip(self, write=None):
-        return None
-
-
-def random_clt(model: Model) -> Scope:
+def random_clt(model: Model, skip: bool = False) -> Scope:
     """A cross-layer transcoder that reads resid_mid (mlp_in where there is none)."""
     torch.manual_seed(2)
     kind = "mlp_in" if model.parallel else "resid_mid"
-    coders = []
+    parts = []
     for layer in range(model.n_layers):
-        own = random_coder(model, layer, kind)
+        own = random_coder(model, layer, kind, skip)
+        here, weights = own.writes[0], own.weights()
+        weights |= {f"{name}.{here}": weights.pop(name) for name in ("w_dec", "b_dec", "w_skip")[: 2 + skip]}
+        for upper in range(layer + 1, model.n_layers):
+            weights[f"w_dec.mlp_out.{upper}"] = weights[f"w_dec.{here}"] * torch.randn(1).abs()
         writes = [Site("mlp_out", upper) for upper in range(layer, model.n_layers)]
-        decoders = {site: own.w_dec.detach() * torch.randn(1).abs() for site in writes}
-        coders.append(CrossLayer(own, decoders, own.bias()))
-    return scope_of(coders)
+        parts.append(Crosscoder(own.reads, writes, own.activation, weights))
+    return clt_scope(parts)
+
+
+def clt_scope(parts: list[Crosscoder]) -> Scope:
+    clt = CrossLayer(parts).requires_grad_(False)
+    labels = {part.id: [f"{part.id} feature {index}" for index in range(part.d_latent)] for part in clt.parts}
+    return Scope("random", "random", {"clt": clt}, ["clt"], labels, untrained=("bos",))
+
+
+def parts_of(scope: Scope) -> list[Coder]:
+    """The coders that read one site each."""
+    return [part for coder in scope.coders.values() for part in coder.parts]

@@ -1,0 +1,109 @@
+"""Agreement: whether a coder gives the numbers that others measured with the same weights.
+
+The numbers lie in a JSON file beside this module, each with its source; the format is a list of objects with `scope`
+(the repository), `coder` (its name there), `model`, `dtype`, `prompt` and, for the prompt's last token, `l0`,
+`top_index`, `top_value` and `sum`. This module must not know any particular release.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from glassworks.artefacts import read_json
+from glassworks.coders import load_scope
+from glassworks.errors import BadArtefact, NotFound, nearest
+from glassworks.models import load_model
+
+NUMBERS = Path(__file__).parent / "numbers.json"
+TOLERANCE = {"l0": 2.0, "top_index": 0.0, "top_value": 0.02, "sum": 0.02}
+"""Largest difference: in latents for `l0`, relative for values, which were measured in bfloat16 on a GPU."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Numbers that somebody measured; see the module.
+
+    Attributes:
+        scope: the repository of the coder.
+        coder: its name there.
+        model: the model whose activations it encodes.
+        dtype: number type of the model.
+        prompt: the text, tokenized as the model's tokenizer does.
+        expected: number by name, of the last token's latents.
+        source: where they are from.
+    """
+
+    scope: str
+    coder: str
+    model: str
+    dtype: str
+    prompt: str
+    expected: dict[str, int | float]
+    source: str = ""
+
+
+def verify(
+    reference: str, *, model: str | None = None, numbers: Path | None = None, device: str = "cpu"
+) -> list[dict[str, Any]]:
+    """Encode the reference prompts and compare.
+
+    Args:
+        reference: a scope: the repository of the numbers, or a folder whose name ends as the repository's does.
+        model: the model to run where it lies elsewhere than the numbers say.
+        numbers: a JSON file of references; the packaged ones by default.
+        device: where to run the model.
+
+    Returns:
+        One row a number: `coder`, `number`, `expected`, `found`, `agrees`.
+
+    Raises:
+        NotFound: there are no numbers of this scope.
+    """
+    known = references(numbers or NUMBERS)
+    chosen = [each for each in known if _ending(each.scope) == _ending(reference)]
+    if not chosen:
+        raise NotFound(f"There are no numbers of {reference}; {nearest(reference, [each.scope for each in known])}.")
+    return [row for each in chosen for row in _compare(reference, each, model or each.model, device)]
+
+
+def references(file: Path) -> list[Reference]:
+    """Read numbers from a file; BadArtefact where it is something else."""
+    try:
+        return [Reference(**plain) for plain in read_json(file)]
+    except TypeError as error:
+        raise BadArtefact(f"The file {file} holds no reference numbers ({error}).") from error
+
+
+def measure(latents: torch.Tensor) -> dict[str, int | float]:
+    """What is compared, of one token's latents (d_latent): how many, the largest, and their sum."""
+    top = latents.max(0)
+    facts: dict[str, int | float] = {"l0": int((latents > 0).sum()), "top_index": int(top.indices)}
+    return facts | {"top_value": float(top.values), "sum": float(latents.double().sum())}
+
+
+def _ending(name: str) -> str:
+    return name.rstrip("/").rsplit("/", 1)[-1]
+
+
+def _compare(scope: str, wanted: Reference, model: str, device: str) -> list[dict[str, Any]]:
+    coder = load_scope(scope)[wanted.coder]
+    site = coder.reads[0]
+    activations = load_model(model, dtype=wanted.dtype, device=device).capture(wanted.prompt, [site])[site.name]
+    found = measure(coder.encode(activations[-1:].float().cpu()).dense()[0])
+    return [
+        {
+            "coder": wanted.coder,
+            "number": name,
+            "expected": value,
+            "found": found[name],
+            "agrees": _agree(name, value, found[name]),
+        }
+        for name, value in wanted.expected.items()
+    ]
+
+
+def _agree(name: str, expected: int | float, found: int | float) -> bool:
+    scale = 1.0 if name in ("l0", "top_index") else abs(expected)
+    return abs(found - expected) <= TOLERANCE[name] * scale

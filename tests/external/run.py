@@ -1,0 +1,106 @@
+"""Compare our loaders with the libraries whose files they read, in an environment of their own.
+
+    python tests/external/run.py [FOLDER]
+
+FOLDER (default: build/external) gets a virtual environment with the libraries of `PACKAGES`, and the files that they
+write. Each library saves random coders, and what it itself computes with them; we load those files and must agree to
+1e-5 relative. Then we export them, and the libraries must read that and compute the same. With an environment that
+exists, give its python as EXTERNAL_PYTHON.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parents[1]))
+PACKAGES = ["sae-lens>=6.54", "eai-sparsify>=1.3", "dictionary-learning>=0.1", "circuit-tracer>=0.4"]
+WRITERS = sorted(HERE.glob("write_*.py"))
+LAYOUTS = ("saelens", "sparsify", "circuit_tracer")
+LIMIT = 1e-5
+
+
+def environment(folder: Path) -> Path:
+    """The python of an environment with the libraries, made on first use."""
+    given = os.environ.get("EXTERNAL_PYTHON")
+    if given:
+        return Path(given)
+    python = folder / "venv" / "bin" / "python"
+    if not python.is_file():
+        venv.create(folder / "venv", with_pip=True)
+        subprocess.run([python, "-m", "pip", "install", "-q", *PACKAGES], check=True)
+    return python
+
+
+def difference(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    """The largest difference, relative to the largest value."""
+    return float((found - wanted).abs().max() / wanted.abs().max())
+
+
+def compare(case: Path) -> dict[str, Any]:
+    """How far our latents and reconstruction are from the library's."""
+    from glassworks import load_scope
+
+    wanted = load_file(case / "reference.safetensors")
+    scope = load_scope(case / "release")
+    coder = scope[scope.entries[0].name]
+    latents, reconstruction = coder.encode(wanted["x"]).dense(), coder(wanted["x"])
+    return {
+        "case": f"{case.parent.name}/{case.name}",
+        "active": round(float((wanted["latents"] != 0).float().sum(-1).mean()), 2),
+        "latents": difference(latents, wanted["latents"]),
+        "reconstruction": difference(reconstruction, wanted["reconstruction"]),
+    }
+
+
+def export(case: Path, layout: str) -> Path | None:
+    """Write a case's coder as a library reads it, or None where that library has no such coder."""
+    from glassworks import load_scope
+    from glassworks.coders import export_scope
+    from glassworks.errors import Unsupported
+
+    shutil.rmtree(case / f"exported-{layout}", ignore_errors=True)
+    try:
+        return export_scope(load_scope(case / "release"), case / f"exported-{layout}", layout)
+    except Unsupported:
+        return None
+
+
+def back(folder: Path) -> dict[str, Any]:
+    """How far what a library computes with our export is from what the first one computed."""
+    wanted, found = load_file(folder.parent / "reference.safetensors"), load_file(folder / "back.safetensors")
+    case = folder.relative_to(folder.parents[2]).as_posix()
+    return {"case": case, "reconstruction": difference(found["reconstruction"], wanted["reconstruction"])}
+
+
+def main() -> int:
+    """Write, load, compare; 1 where one differs."""
+    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "build/external").resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    python = environment(folder)
+    rows = []
+    for writer in WRITERS:
+        target = folder / writer.stem.removeprefix("write_")
+        subprocess.run([python, writer, target], check=True)
+        rows += [compare(case) for case in sorted(target.iterdir())]
+    cases = [case for writer in WRITERS for case in sorted((folder / writer.stem.removeprefix("write_")).iterdir())]
+    exported = [path for case in cases for layout in LAYOUTS if (path := export(case, layout))]
+    subprocess.run([python, HERE / "read_exports.py", folder], check=True)
+    rows += [back(path) for path in exported]
+    for row in rows:
+        print(json.dumps(row))
+    wrong = [row["case"] for row in rows if max(row.get("latents", 0.0), row["reconstruction"]) > LIMIT]
+    print(f"{len(rows) - len(wrong)} of {len(rows)} agree to {LIMIT}" + (f"; not {', '.join(wrong)}" if wrong else ""))
+    return int(bool(wrong))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
