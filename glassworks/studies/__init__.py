@@ -3,6 +3,6 @@
 `world` is what the embedded default is for: its ground truth, put to a model, a scope or an edit.
 """
 
-from glassworks.studies.world import Cities, Swaps, accuracy, build, check, patch_flips
+from glassworks.studies.world import Cities, Plan, Swaps, accuracy, build, check, patch_flips
 
-__all__ = ["Cities", "Swaps", "accuracy", "build", "check", "patch_flips"]
+__all__ = ["Cities", "Plan", "Swaps", "accuracy", "build", "check", "patch_flips"]
