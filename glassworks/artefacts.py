@@ -192,10 +192,11 @@ def replacing(path: Path, kind: str) -> Iterator[Path]:
 
 
 def _refuse_foreign(path: Path, kind: str) -> None:
+    files = [each for each in (path, *path.parents) if each.is_file()]
+    if files:
+        raise BadInput(f"The output {path} cannot be a folder: {files[0]} is a file; choose another.")
     if not path.exists():
         return
-    if not path.is_dir():
-        raise BadInput(f"The output {path} is a file; choose a folder that does not exist yet.")
     if any(path.iterdir()) and not (is_artefact(path) and read_json(path / MANIFEST).get("kind") == kind):
         raise BadInput(f"The folder {path} holds something else than a {kind}; choose another, or empty it.")
 
