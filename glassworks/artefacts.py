@@ -213,11 +213,10 @@ def seal(folder: Path, kind: str, fields: Mapping[str, Any], parents: list[str] 
     """
     from glassworks import __version__
 
-    files = {
-        str(file.relative_to(folder)): {"bytes": file.stat().st_size, "sha256": sha256(file)}
-        for file in sorted(folder.rglob("*"))
-        if file.is_file()
-    }
+    found = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+    for file in found:
+        file.chmod(0o644)
+    files = {str(file.relative_to(folder)): {"bytes": file.stat().st_size, "sha256": sha256(file)} for file in found}
     manifest = {
         "kind": kind,
         "schema": SCHEMA,

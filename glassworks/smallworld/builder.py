@@ -128,8 +128,6 @@ def write_model(model: PreTrainedModel, out: Path, card: Mapping[str, Any]) -> N
         (folder / "card.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
         (folder / "README.md").write_text(_readme(card), encoding="utf-8")
         seal(folder, KIND, {"name": card["name"]})
-        for file in folder.iterdir():
-            file.chmod(0o644)
 
 
 def _readme(card: Mapping[str, Any]) -> str:
