@@ -28,7 +28,7 @@ class Scope:
     """The coders of one model.
 
     Attributes:
-        name: the scope's own name.
+        name: what it was loaded as, so that it can be loaded again; else the scope's own name.
         model: the name of the model that it was trained on.
         coders: coder by id (its read site's name).
         replacement: ids of the coders that stand in for the MLPs in a trace, one per layer.
@@ -139,7 +139,7 @@ def load_scope(reference: Path | str) -> Scope:
     try:
         coders = {name: _read_coder(stored, name, plain) for name, plain in fields["coders"].items()}
         return Scope(
-            name=fields["name"],
+            name=str(reference),
             model=fields["model"],
             coders=coders,
             replacement=fields["replacement"],

@@ -50,7 +50,8 @@ def test_round_trip_is_bit_exact(scope: Scope, tmp_path):
     for name in scope:
         assert torch.equal(again[name](x), scope[name](x))
         assert again[name].activation.plain() == scope[name].activation.plain()
-    for field in ("name", "model", "replacement", "labels", "untrained", "metrics"):
+    assert again.name == str(tmp_path / "scope"), "a graph traced with it must be able to load it again"
+    for field in ("model", "replacement", "labels", "untrained", "metrics"):
         assert getattr(again, field) == getattr(scope, field)
     found = again.evidence("mlp_in.2")
     assert found is not None
