@@ -46,6 +46,8 @@ def edit_of(model: Model, scope: Scope, node: Node, embeddings: torch.Tensor) ->
         for write in coder.writes:
             if write.layer == node.layer:
                 error -= coder.decode(coder.encode(captured[name]), write)
+                skip = coder.skip(write)
+                error -= 0 if skip is None else captured[name] @ skip
     return add_vector(f"mlp_out.{node.layer}", TIMES * error[node.position].detach(), node.position)
 
 
