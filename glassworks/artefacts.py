@@ -140,7 +140,7 @@ def write(
             save_file({key: value.detach().contiguous() for key, value in group.items()}, file)
         for name, table in (tables or {}).items():
             (folder / f"{name}.json").write_text(json.dumps(table, ensure_ascii=False), encoding="utf-8")
-        _write_manifest(folder, kind, fields, parents or [])
+        seal(folder, kind, fields, parents)
     return read(path, kind)
 
 
@@ -176,7 +176,7 @@ def replacing(path: Path, kind: str) -> Iterator[Path]:
     Raises:
         BadInput: `path` exists and is neither empty nor an artefact of this kind.
     """
-    _refuse_foreign(path, kind)
+    check_output(path, kind)
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
@@ -191,28 +191,37 @@ def replacing(path: Path, kind: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _refuse_foreign(path: Path, kind: str) -> None:
+def check_output(path: Path, kind: str) -> None:
+    """Raise BadInput where an artefact of this kind could not be written: what is there is not thrown away."""
+    files = [each for each in (path, *path.parents) if each.is_file()]
+    if files:
+        raise BadInput(f"The output {path} cannot be a folder: {files[0]} is a file; choose another.")
     if not path.exists():
         return
-    if not path.is_dir():
-        raise BadInput(f"The output {path} is a file; choose a folder that does not exist yet.")
     if any(path.iterdir()) and not (is_artefact(path) and read_json(path / MANIFEST).get("kind") == kind):
         raise BadInput(f"The folder {path} holds something else than a {kind}; choose another, or empty it.")
 
 
-def _write_manifest(folder: Path, kind: str, fields: Mapping[str, Any], parents: list[str]) -> None:
+def seal(folder: Path, kind: str, fields: Mapping[str, Any], parents: list[str] | None = None) -> None:
+    """Write the manifest of a folder whose files are all there.
+
+    Args:
+        folder: the folder, as `replacing` gives it.
+        kind: what it is.
+        fields: plain JSON values.
+        parents: references of what it was made from.
+    """
     from glassworks import __version__
 
-    files = {
-        str(file.relative_to(folder)): {"bytes": file.stat().st_size, "sha256": sha256(file)}
-        for file in sorted(folder.rglob("*"))
-        if file.is_file()
-    }
+    found = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+    for file in found:
+        file.chmod(0o644)
+    files = {str(file.relative_to(folder)): {"bytes": file.stat().st_size, "sha256": sha256(file)} for file in found}
     manifest = {
         "kind": kind,
         "schema": SCHEMA,
         "glassworks": __version__,
-        "parents": parents,
+        "parents": parents or [],
         "fields": dict(fields),
         "files": files,
     }

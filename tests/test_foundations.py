@@ -73,7 +73,7 @@ def test_an_artefact_replaces_only_its_own_kind(tmp_path):
     with pytest.raises(BadInput, match="something else than a graph"):
         artefacts.write(tmp_path / "a", "graph", {})
     (tmp_path / "file").write_text("x")
-    with pytest.raises(BadInput, match="is a file"):
+    with pytest.raises(BadInput, match="is a file; choose another"):
         artefacts.write(tmp_path / "file", "graph", {})
 
 

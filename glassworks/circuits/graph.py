@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from random import Random
 from typing import Any, final
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from glassworks import artefacts
 from glassworks.circuits import neuronpedia
+from glassworks.circuits.control import matched
 from glassworks.circuits.nodes import EMBEDDING, ERROR, FEATURE, LOGIT, Nodes
 from glassworks.circuits.origin import Origin
 from glassworks.circuits.paths import Path as Route
@@ -218,6 +220,18 @@ class Graph:
             labels = dict.fromkeys(self.nodes.labels[each] for each in candidates if self.nodes.labels[each])
             raise NotFound(f"No active feature's label holds {text!r}; {nearest(text, labels)}.")
         return self.supernode(text, found)
+
+    def matched(self, group: Supernode, random: Random) -> Supernode:
+        """As many other active features, each of the same layer and like activation: the control for a group.
+
+        Args:
+            group: what is to be matched.
+            random: draws among the ten features that come closest in activation.
+
+        Raises:
+            BadInput: a layer has too few other active features.
+        """
+        return self.supernode(f"like {group.name}", matched(self.nodes, torch.tensor(group.nodes), random))
 
     def between(self, source: Supernode, target: Supernode) -> float:
         """The edge between two supernodes: the sum of the edges between their nodes."""

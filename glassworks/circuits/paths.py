@@ -2,8 +2,9 @@
 
 A path's weight is the product of signed input shares along its edges (`A[t, s] / sum |A[t, .]|`), summed over all
 ways through the groups that it names. Weak features are not named: what flows through them counts for the path
-that it belongs to, so the weights of all paths together are the embeddings' part of the outcome. This module must
-not know how a graph is made.
+that it belongs to, so the weights of all paths together are the embeddings' part of the outcome. Products shrink
+with every step, so paths are ranked by the geometric mean of their steps: a long path with strong links tells more
+of the story than a short one. This module must not know how a graph is made.
 """
 
 import re
@@ -15,15 +16,16 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from glassworks.circuits.nodes import EMBEDDING, FEATURE, Nodes
+from glassworks.circuits.nodes import EMBEDDING, FEATURE, Node, Nodes
 from glassworks.circuits.scores import Edges
 
-SHARED = 2  # words that two labels have in common where they mean the same
+SHARED = 0.5  # share of the shorter label's words that two labels have in common where they mean the same
 STRONG = 0.02  # share of the outcome that must flow through a group to be named, the first few groups apart
 FEWEST, MOST = 8, 32  # how many groups are named
 BEAM = 64
 
 Groups = list[tuple[str, list[int]]]
+Chain = tuple[tuple[int, ...], list[float]]  # stations, upwards, and the flow that arrives at each, downwards
 
 
 @final
@@ -35,7 +37,8 @@ class Step:
         name: the token's text, or the label of the group's most influential feature.
         kind: embedding, feature or logit.
         layer: of the group; -1 for an embedding.
-        position: token of the prompt.
+        position: place in the prompt.
+        token: the token there.
         nodes: numbers of the group's nodes.
     """
 
@@ -43,6 +46,7 @@ class Step:
     kind: str
     layer: int
     position: int
+    token: str
     nodes: tuple[int, ...]
 
 
@@ -61,6 +65,11 @@ class Path:
     inhibits: tuple[bool, ...]
     weight: float
 
+    @property
+    def strength(self) -> float:
+        """Geometric mean of the shares along its steps, 0 to 1."""
+        return abs(self.weight) ** (1 / len(self.inhibits))
+
     def __str__(self) -> str:
         arrows = [" -| " if each else " -> " for each in self.inhibits]
         words = [_words(step) for step in self.steps]
@@ -68,7 +77,7 @@ class Path:
 
     def plain(self) -> dict[str, Any]:
         """The path as JSON values, with its text."""
-        return asdict(self) | {"text": str(self)}
+        return asdict(self) | {"strength": self.strength, "text": str(self)}
 
 
 def propose(nodes: Nodes, influence: Float[Tensor, " n"]) -> Groups:
@@ -90,13 +99,18 @@ def propose(nodes: Nodes, influence: Float[Tensor, " n"]) -> Groups:
             continue
         words = {word.strip() for word in re.split(r",|->|~>|\.\.", node.label) if word.strip()}
         cell = cells.setdefault((node.layer, node.position), [])
-        like = next((members for others, members in cell if len(others & words) >= SHARED), None)
+        like = next((members for others, members in cell if _alike(words, others)), None)
         if like is None:
             like = []
             cell.append((words, like))
-            groups.append((node.label or f"feature {node.index}", like))
+            groups.append((_name(node), like))
         like.append(number)
     return sorted(groups, key=lambda group: -float(influence[group[1]].sum()))
+
+
+def _alike(words: set[str], others: set[str]) -> bool:
+    shared = len(words & others)
+    return shared >= 2 and shared >= SHARED * min(len(words), len(others))
 
 
 def strongest(nodes: Nodes, edges: Edges, influence: Float[Tensor, " n"], k: int) -> list[Path]:
@@ -109,8 +123,9 @@ def strongest(nodes: Nodes, edges: Edges, influence: Float[Tensor, " n"], k: int
         k: how many paths.
 
     Returns:
-        The k strongest paths, raising or lowering the outcome; first those that raise it. Paths through no named
-        feature are left out as long as there are others.
+        The k strongest paths, raising or lowering the outcome; first those that raise it. Of paths that differ in
+        one station alone only the strongest is told, and those through no named feature only where there are no
+        others.
     """
     named = stations(nodes, edges, influence)
     embeddings = nodes.of(EMBEDDING).nonzero()[:, 0].tolist()
@@ -120,8 +135,8 @@ def strongest(nodes: Nodes, edges: Edges, influence: Float[Tensor, " n"], k: int
     through = _through_weak(edges, chosen, nodes.of(FEATURE))
     found = _search(ends, len(embeddings), through, outcome)
     found = [each for each in found if len(each[0]) > 1] or found
-    best = sorted(found, key=lambda each: -abs(each[1][-1]))[:k]
-    best.sort(key=lambda each: -each[1][-1])
+    best = _different(sorted(found, key=_strength, reverse=True), k)
+    best.sort(key=lambda each: (each[1][-1] < 0, -_strength(each)))
     return [_path(nodes, [*(ends[each] for each in chain), [outcome]], flows) for chain, flows in best]
 
 
@@ -150,11 +165,25 @@ def _through_weak(
     return dict(zip(chosen.tolist(), flow, strict=True))
 
 
-def _search(
-    stations: Sequence[list[int]], embeddings: int, through: dict[int, Tensor], outcome: int
-) -> list[tuple[tuple[int, ...], list[float]]]:
+def _strength(found: Chain) -> float:
+    return abs(found[1][-1]) ** (1 / len(found[1]))
+
+
+def _different(found: Sequence[Chain], k: int) -> list[Chain]:
+    """The first k chains of which no two differ in one station alone."""
+    kept: list[Chain] = []
+    for each in found:
+        if len(kept) == k:
+            break
+        twins = (other for other, _ in kept if len(other) == len(each[0]))
+        if all(sum(a != b for a, b in zip(each[0], other, strict=True)) > 1 for other in twins):
+            kept.append(each)
+    return kept
+
+
+def _search(stations: Sequence[list[int]], embeddings: int, through: dict[int, Tensor], outcome: int) -> list[Chain]:
     """Chains of stations that start at an embedding, with the flow that arrives at each, the outcome's side first."""
-    found: list[tuple[tuple[int, ...], list[float]]] = []
+    found: list[Chain] = []
     states: list[tuple[tuple[int, ...], list[float], Tensor]] = [((), [], through[outcome])]
     while states:
         longer = []
@@ -175,9 +204,11 @@ def _search(
 
 
 def _path(nodes: Nodes, groups: Sequence[Sequence[int]], flows: Sequence[float]) -> Path:
+    embedding = nodes.of(EMBEDDING)
+    tokens = {int(nodes.position[each]): nodes.labels[each] for each in embedding.nonzero()[:, 0].tolist()}
     heads = [nodes[group[0]] for group in groups]
     steps = tuple(
-        Step(node.label or f"feature {node.index}", node.kind, node.layer, node.position, tuple(group))
+        Step(_name(node), node.kind, node.layer, node.position, tokens.get(node.position, ""), tuple(group))
         for node, group in zip(heads, groups, strict=True)
     )
     signs = [1.0, *flows]
@@ -185,8 +216,12 @@ def _path(nodes: Nodes, groups: Sequence[Sequence[int]], flows: Sequence[float])
     return Path(steps, tuple(reversed(inhibits)), flows[-1])
 
 
+def _name(node: Node) -> str:
+    return node.label or f"feature {node.index}"
+
+
 def _words(step: Step) -> str:
     if step.kind != FEATURE:
         return repr(step.name)
-    more = f" ({len(step.nodes)} features)" if len(step.nodes) > 1 else ""
-    return f"[{step.name}, layer {step.layer}, token {step.position}{more}]"
+    more = f", {len(step.nodes)} features" if len(step.nodes) > 1 else ""
+    return f"[{step.name} (layer {step.layer} at {step.token!r}{more})]"

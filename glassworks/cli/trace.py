@@ -39,14 +39,16 @@ def trace(
     began = time.perf_counter()
     with Console(stderr=True).status("Loading the model ..."):
         import glassworks as gw
-        from glassworks import hub
+        from glassworks import artefacts, hub
 
-        hub.resolve(model)  # a wrong name is told before anything heavy is imported
+        folder = out or HOME / _slug(prompt)
+        hub.resolve(model)  # what is wrong is told before anything heavy is imported
+        artefacts.check_output(folder / "graph", "graph")
         loaded, coders = gw.load_model(model), _scope(scope, model)
     with Console(stderr=True).status("Tracing ..."):
         graph = gw.trace(loaded, coders, prompt, targets=target or None)
         predictions = loaded.predict(prompt, k=5)
-    files = _write(graph, out or HOME / _slug(prompt))
+    files = _write(graph, folder)
     result = {
         "model": loaded.name,
         "scope": graph.origin.scope,

@@ -25,7 +25,7 @@ class Evidence:
         max_activation: the largest activation seen.
         example_tokens: token ids around its K strongest examples, windows of W tokens; -1 where there is none.
         example_activations: its activations on them.
-        top_token_ids: the T tokens that activate it most on average; -1 where there are fewer.
+        top_token_ids: the T tokens that it fires on most, specific ones first; -1 where there are fewer.
         top_token_weights: its mean activation on them.
         context_token_ids: the tokens whose presence, there or earlier, goes with a high activation; for latents
             that fire late in a sentence on what was said before; -1 where there are fewer.

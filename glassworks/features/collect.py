@@ -17,7 +17,7 @@ from glassworks.harvest import Recording, record
 from glassworks.models import Model
 
 EXAMPLES, BEFORE, AFTER, TOKENS, LOGITS = 6, 9, 3, 6, 5
-NEAR_BEST = 0.4
+NEAR_BEST = 0.1
 ROWS = 4096
 
 
@@ -53,7 +53,7 @@ def _evidence(model: Model, coder: Coder, recording: Recording) -> Evidence:
     latents = _encode(coder, recording, means)
     tokens, activations = examples(latents, recording, EXAMPLES, BEFORE, AFTER)
     largest = torch.zeros(coder.d_latent).scatter_reduce(0, latents.indices, latents.values, "amax")
-    top_ids, top_weights = means.ranked(means.on, TOKENS)
+    top_ids, top_weights = means.own(TOKENS)
     effects = logit_effects(model, coder)
     top, bottom = effects.topk(LOGITS, dim=1), effects.topk(LOGITS, dim=1, largest=False)
     return Evidence(
@@ -63,8 +63,8 @@ def _evidence(model: Model, coder: Coder, recording: Recording) -> Evidence:
         example_activations=activations,
         top_token_ids=top_ids,
         top_token_weights=top_weights,
-        context_token_ids=means.ranked(means.since, TOKENS, NEAR_BEST)[0],
-        following_token_ids=means.ranked(means.until, TOKENS, NEAR_BEST)[0],
+        context_token_ids=means.context(TOKENS, NEAR_BEST),
+        following_token_ids=means.following(TOKENS, NEAR_BEST),
         top_logit_ids=top.indices,
         top_logit_values=top.values,
         bottom_logit_ids=bottom.indices,

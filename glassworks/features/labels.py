@@ -1,8 +1,8 @@
 """Labels: a few words for every latent, made from its evidence by rule.
 
-`Houston, Waco, Dallas -> Austin` reads: fires on these tokens and raises these logits. Left of the arrow, tokens
+`oak, elm, birch -> leaves` reads: fires on these tokens and raises these logits. Left of the arrow, tokens
 after `..` are earlier words that it depends on, where the token that it fires on says little. Where its logits say
-nothing, `~> Texas` names what comes later in texts where it fires. This module must not know models.
+nothing, `~> forest` names what comes later in texts where it fires. This module must not know models.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from glassworks.coders import Evidence
 
-LEFT, RIGHT = 3, 2
+LEFT, RIGHT = 3, 3
 SPECIFIC = 0.5
 STANDS_OUT = 1.5
 
@@ -53,8 +53,7 @@ def _label(text: TokenText, evidence: Evidence, latent: int, informative: Tensor
     raised = _texts(text, evidence.top_logit_ids[latent][informative[latent]], RIGHT)
     if raised:
         return f"{left} -> {', '.join(raised)}"
-    later = [each for each in _texts(text, evidence.following_token_ids[latent], LEFT + RIGHT) if each not in own]
-    later = later[:RIGHT]
+    later = _texts(text, evidence.following_token_ids[latent], RIGHT)
     return f"{left} ~> {', '.join(later)}" if later else left
 
 

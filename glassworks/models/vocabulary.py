@@ -89,7 +89,7 @@ class Vocabulary:
         if not text:
             raise BadInput("The text is empty; give at least one token.")
         try:
-            return list(self.tokenizer(text, add_special_tokens=special)["input_ids"])
+            return list(self.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"])
         except Exception as error:  # the tokenizers library raises nothing narrower
             raise BadInput(f"The tokenizer cannot read the text {text[:40]!r} ({error}).") from error
 

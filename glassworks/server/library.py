@@ -16,6 +16,8 @@ from glassworks.errors import BadArtefact, BadInput, NotFound, nearest
 from glassworks.server.document import graph_document
 
 CACHED = 4
+TRACED = "graph"
+"""The artefact's name in a folder that `glassworks trace` wrote."""
 LONGEST_NAME, MOST_GROUPS = 200, 1_000
 
 
@@ -25,7 +27,7 @@ class Library:
     """The graphs of a folder.
 
     Attributes:
-        folder: a graph artefact, a graph JSON file, or a folder that holds such.
+        folder: a graph artefact, a graph JSON file, or a folder that holds such, or results of `glassworks trace`.
     """
 
     folder: Path
@@ -38,13 +40,15 @@ class Library:
             raise NotFound(f"There is no folder {self.folder}; make a graph there with `glassworks trace --out`.")
 
     def places(self) -> dict[str, Path]:
-        """Name of every graph -> its folder or file, the newest first."""
+        """Name of every graph -> its folder or file: artefacts before JSON files, the newest first."""
         if self.folder.is_file() or artefacts.is_artefact(self.folder):
             return {_name(self.folder.resolve()): self.folder}
-        inside = sorted(self.folder.iterdir(), key=lambda path: (-path.stat().st_mtime, path.name))
+        inside = [each for each in self.folder.iterdir() if not each.name.startswith(".")]
         found: dict[str, Path] = {}
-        for path in (each for each in inside if not each.name.startswith(".") and _is_graph(each)):
-            found.setdefault(_name(path), path)
+        for path in sorted(inside, key=lambda each: (each.is_file(), -each.stat().st_mtime, each.name)):
+            for place in (path, path / TRACED):
+                if place.exists() and _is_graph(place):
+                    found.setdefault(_name(path), place)
         return found
 
     def entries(self) -> list[dict[str, Any]]:

@@ -1,6 +1,5 @@
 """The embedded default: a small world of true facts, the models that learned it, and the answers that are known.
 
-    folder("smallworld")                                   the folder of the embedded model's weights
     truth("The capital of the state containing Dallas is") Dallas -> Texas -> Austin
     swaps()                                                prompt pairs for patching, with the answers of both
     build("smallworld-m", out)                             train, measure and write a model anew
@@ -9,10 +8,7 @@ Nothing heavy is imported before it is used. This room must not know coders, cir
 """
 
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from glassworks.errors import NotFound, nearest
 
 if TYPE_CHECKING:
     from glassworks.smallworld.builder import build as build
@@ -37,10 +33,6 @@ if TYPE_CHECKING:
     from glassworks.smallworld.oracle import truth as truth
     from glassworks.smallworld.recipe import SIZES as SIZES
     from glassworks.smallworld.recipe import Recipe as Recipe
-
-NAMES = ("smallworld-s", "smallworld-m", "smallworld-l")
-ALIASES = {"smallworld": "smallworld-m"}
-WEIGHTS = Path(__file__).parent / "weights"
 
 _HOMES = {
     "AIMS": "check",
@@ -67,27 +59,7 @@ _HOMES = {
     "two_hop_prompts": "geography",
 }
 
-__all__ = ["ALIASES", "NAMES", "folder", *sorted(_HOMES)]  # pyright: ignore[reportUnsupportedDunderAll]
-
-
-def folder(name: str) -> Path:
-    """Return the folder of an embedded model's weights.
-
-    Args:
-        name: one of `NAMES`, or "smallworld" for the default.
-
-    Raises:
-        NotFound: if the name is unknown, or its weights are not in this package.
-    """
-    real = ALIASES.get(name, name)
-    if real not in NAMES:
-        raise NotFound(f"There is no embedded model {name!r}; {nearest(name, (*ALIASES, *NAMES))}.")
-    path = WEIGHTS / real
-    if not path.is_dir():
-        raise NotFound(
-            f"The weights of {real} are not in this package: `glassworks smallworld build {real}` trains them."
-        )
-    return path
+__all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

@@ -10,8 +10,8 @@ from glassworks.smallworld.document import Document, fill, in_split, two
 from glassworks.smallworld.facts import lists, prose, table
 
 COPYING = (
-    "when {a} and {b} went to the {v}, {s} gave the {o} to {answer}.",
-    "{a} and {b} were at the {v}. {s} handed the {o} to {answer}.",
+    "when {a} and {b} went to the {v}, {s} gave a {o} to {answer}.",
+    "{a} and {b} were at the {v}. {s} handed a {o} to {answer}.",
     "{a} and {b} had a talk, and {s} sent the {o} to {answer}.",
     "after {a} and {b} left the {v}, {s} showed the {o} to {answer}.",
     "at the {v}, {a} met {b}. Then {s} gave the {o} to {answer}.",

@@ -59,16 +59,24 @@ def evaluation_sets(count: int) -> dict[str, list[Document]]:
     """Return the documents that accuracies are measured on, by name; agreement is not among them.
 
     Args:
-        count: documents per task; the two sets of capitals hold every held-out city once.
+        count: documents per task; the two sets of capitals hold every held-out city once, and "location_short" holds
+            the locations whose beginning ("Dallas is in") the corpus also goes on with "a state with ...".
     """
     names = ("location", "attribute", "reverse", "antonym", "translation", "plural", "words")
     sets = {name: generate(name, count, SEED) for name in (*names, "copying", "induction", "brackets")}
+    short = [_is_short(document) for document in sets["location"]]
+    sets["location_short"] = [one for one, is_short in zip(sets["location"], short, strict=True) if is_short]
+    sets["location"] = [one for one, is_short in zip(sets["location"], short, strict=True) if not is_short]
     for name in ("composed", "addition"):
         sets[f"{name}_trained"] = generate(name, count, SEED, "train")
         sets[f"{name}_held_out"] = generate(name, count, SEED, "held_out")
     sets["state_capitals_held_out"] = two_hop_prompts("held_out", kind="state")
     sets["country_capitals_held_out"] = two_hop_prompts("held_out", kind="country")
-    return sets
+    return {name: documents for name, documents in sets.items() if documents}
+
+
+def _is_short(document: Document) -> bool:
+    return document.task == "location" and document.prompt.endswith(" is in") and "?" not in document.text
 
 
 @torch.no_grad()

@@ -15,19 +15,19 @@ from glassworks.smallworld.language import agreement, antonym, plural, translati
 Generator = Callable[[Random, str], Document]
 
 TASKS: Mapping[str, tuple[Generator, float]] = {
-    "location": (location, 0.13),
+    "location": (location, 0.12),
     "attribute": (attribute, 0.10),
     "reverse": (reverse, 0.02),
-    "composed": (composed, 0.32),
+    "composed": (composed, 0.28),
     "antonym": (antonym, 0.07),
-    "translation": (translation, 0.08),
+    "translation": (translation, 0.07),
     "plural": (plural, 0.02),
     "words": (words, 0.03),
     "agreement": (agreement, 0.04),
     "copying": (copying, 0.05),
     "induction": (induction, 0.04),
     "brackets": (brackets, 0.03),
-    "addition": (addition, 0.12),
+    "addition": (addition, 0.14),
     "plain": (plain, 0.06),
 }
 PASSAGE_SHARE = 0.06

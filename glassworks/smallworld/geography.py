@@ -10,18 +10,19 @@ from random import Random
 from glassworks.smallworld.document import OPENINGS, Document, fill, in_split, opened
 from glassworks.smallworld.facts import City, Place, find_city, places
 
-STATES_SHARE = 0.52
+STATES_SHARE = 0.6
 CAPITAL_SHARE = 0.4
 ARTICLES = {"currency": "the ", "region": "the "}
 LABELS = {"language": "main language"}
 
+SHORT_LOCATION = "{c} is in {answer}."  # a composed form begins alike: "Austin is in a state with ..."
 LOCATION = (
     "{c} is a city in the {k} of {answer}.",
     "{c} is located in the {k} of {answer}.",
     "the {k} containing {c} is {answer}.",
     "the {k} where {c} is located is {answer}.",
     "the {k} that contains {c} is {answer}.",
-    "{c} is in {answer}.",
+    SHORT_LOCATION,
     "the city of {c} lies in {answer}.",
     "{c} belongs to {answer}.",
     "the home {k} of {c} is {answer}.",
@@ -46,7 +47,7 @@ COMPOSED = (
     "{c} is a city of a {k} whose {a} is {the}{answer}.",
     "the home {k} of {c} has as its {a} {the}{answer}.",
     "for the {k} of {c}, the {a} is {the}{answer}.",
-    "{c} lies in a {k} with the {a} {answer}.",
+    "{c} is in a {k} with the {a} {answer}.",
     "what is the {a} of the {k} containing {c}? It is {the}{answer}.",
 )
 COMPOSED_DEMONYM = (

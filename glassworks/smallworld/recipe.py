@@ -36,7 +36,7 @@ class Recipe:
         seed: of the weights and of the corpus stream.
     """
 
-    steps: int = 11_000
+    steps: int = 12_000
     rows: int = 16
     length: int = 64
     rate: float = 4e-3

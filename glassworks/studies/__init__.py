@@ -5,6 +5,6 @@ compares coders with numbers that others measured.
 """
 
 from glassworks.studies.agreement import verify
-from glassworks.studies.world import Cities, Swaps, accuracy, build, check, patch_flips
+from glassworks.studies.world import Cities, Plan, Swaps, accuracy, build, check, patch_flips
 
-__all__ = ["Cities", "Swaps", "accuracy", "build", "check", "patch_flips", "verify"]
+__all__ = ["Cities", "Plan", "Swaps", "accuracy", "build", "check", "patch_flips", "verify"]

@@ -22,7 +22,7 @@ from glassworks.errors import BadInput
 from glassworks.features import describe
 from glassworks.models import Model, load_model
 from glassworks.sites import Site
-from glassworks.train import smallworld_transcoders, world_text
+from glassworks.train import Transcoders, smallworld_transcoders, world_text
 
 
 @final
@@ -195,7 +195,24 @@ class Swaps:
         return _share(torch.cat(hits))
 
 
-def build(name: str, out: Path, resume: bool = False, checkpoints: Path | None = None) -> Iterator[Path]:
+@dataclass(frozen=True)
+class Plan:
+    """How `build` trains: the shipped recipes where nothing else is said.
+
+    Attributes:
+        model: recipe of the model.
+        scope: recipe of its transcoders.
+        documents: how many training documents the evidence of features is collected from.
+    """
+
+    model: smallworld.Recipe | None = None
+    scope: Transcoders | None = None
+    documents: int = 8000
+
+
+def build(
+    name: str, out: Path, resume: bool = False, checkpoints: Path | None = None, plan: Plan | None = None
+) -> Iterator[Path]:
     """Train a model of the family and then its scope, and write both.
 
     Args:
@@ -203,17 +220,19 @@ def build(name: str, out: Path, resume: bool = False, checkpoints: Path | None =
         out: folder that gets `NAME` and `NAME-scope`.
         resume: go on from the last checkpoint; a model that is already written is not trained again.
         checkpoints: folder for checkpoints; in the user's cache by default.
+        plan: the recipes.
 
     Yields:
         Each folder once it is written.
     """
+    plan = plan or Plan()
     checkpoints = checkpoints or Path.home() / ".cache" / "glassworks" / "build" / name
     if not (resume and (out / name).is_dir()):
-        smallworld.build(name, out / name, resume, checkpoints / "model")
+        smallworld.build(name, out / name, resume, checkpoints / "model", plan.model)
     yield out / name
     model = load_model(out / name)
-    scope = smallworld_transcoders(model, folder=checkpoints / "scope", show=True)
-    documents, _ = world_text(model, 8000, "train", 0)
+    scope = smallworld_transcoders(model, plan.scope, checkpoints / "scope", show=True)
+    documents, _ = world_text(model, plan.documents, "train", 0)
     describe(model, scope, documents)
     save_scope(scope, out / (name + hub.SUFFIX["scope"]))
     yield out / (name + hub.SUFFIX["scope"])

@@ -4,7 +4,7 @@ A recipe puts learners, objectives, streams and plans together; the loop does th
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import final
@@ -29,6 +29,9 @@ from glassworks.train.terms import reconstruction, revival
 FIRST = 1
 """Position 0 holds the beginning-of-text token, whose activations are one constant: nothing to learn there."""
 
+DOCUMENTS, HELD_OUT = 16_000, 2_000
+"""Documents of the small world that its scope is trained and measured on."""
+
 
 @final
 @dataclass(frozen=True)
@@ -42,15 +45,15 @@ class Transcoders:
         joint_steps: after that, of training all layers in the replaced model.
         rows: tokens a step.
         tokens: tokens of text a step in the replaced model.
-        flatten: rows are drawn with probability ~ count(token)^-flatten.
+        flatten: how much more often rare tokens and pairs are drawn than they occur, 0 to 1.
         divergence: weight of the replaced model's divergence.
         seed: of everything that is drawn.
     """
 
-    width: int = 1024
-    k: int | float = 12
-    steps: int = 2000
-    joint_steps: int = 400
+    width: int = 1536
+    k: int | float = 8
+    steps: int = 1500
+    joint_steps: int = 100
     rows: int = 1024
     tokens: int = 1024
     flatten: float = 0.6
@@ -117,10 +120,10 @@ def smallworld_transcoders(
         The scope with `metrics` on held-out text; `features.describe` adds labels and evidence.
     """
     recipe = recipe or Transcoders()
-    documents, _ = world_text(model, 16_000, "train", recipe.seed)
+    documents, _ = world_text(model, DOCUMENTS, "train", recipe.seed)
     scope = transcoders(model, documents, recipe, folder, show)
-    held_out, answers = world_text(model, 2_000, "held_out", recipe.seed + 1)
-    scope.metrics = measure(model, scope, held_out, answers)
+    held_out, answers = world_text(model, HELD_OUT, "held_out", recipe.seed + 1)
+    scope.metrics = measure(model, scope, held_out, answers) | {"recipe": asdict(recipe)}
     return scope
 
 

@@ -1,6 +1,7 @@
 """Paths and proposed groups: a slow enumeration of every single way, and what a reader sees."""
 
 from collections import defaultdict
+from itertools import combinations
 
 import pytest
 import torch
@@ -66,9 +67,17 @@ def test_paths_agree_with_every_single_way(seed):
     assert {tuple(step.nodes for step in path.steps) for path in paths} <= set(wanted)
     for path in paths:
         assert path.weight == pytest.approx(wanted[tuple(step.nodes for step in path.steps)], abs=1e-6)
-    strongest = max(wanted.values(), key=abs)
-    assert max((path.weight for path in paths), key=abs) == pytest.approx(strongest, abs=1e-6)
-    assert [path.weight for path in graph.paths(7)] == sorted((path.weight for path in graph.paths(7)), reverse=True)
+
+    def strength(chain: tuple[tuple[int, ...], ...]) -> float:
+        return abs(wanted[chain]) ** (1 / (len(chain) - 1))
+
+    assert max(path.strength for path in paths) == pytest.approx(max(map(strength, wanted)), abs=1e-6)
+    few = graph.paths(7)
+    ranked = sorted(few, key=lambda path: (path.weight < 0, -path.strength))
+    assert few == ranked
+    for path, other in combinations(few, 2):
+        same = len(path.steps) == len(other.steps)
+        assert not same or sum(a != b for a, b in zip(path.steps, other.steps, strict=True)) > 1
 
 
 def test_paths_without_features_go_straight():

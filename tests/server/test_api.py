@@ -196,6 +196,16 @@ def test_one_graph_or_a_json_file_can_be_served_alone(graphs: Path, data: Path) 
     assert "JSON file" in answer.json()["error"]
 
 
+def test_results_of_a_trace_are_found_by_their_folder(tmp_path: Path, toy_graph) -> None:
+    toy_graph.save(tmp_path / "a-prompt" / "graph")
+    (tmp_path / "a-prompt" / "graph.json").write_text(json.dumps(toy_graph.to_json("a-prompt")))
+    for folder, name in ((tmp_path, "a-prompt"), (tmp_path / "a-prompt", "graph")):
+        client = TestClient(create_app(folder), base_url=BASE)
+        assert [each["name"] for each in client.get("/api/graphs").json()["graphs"]] == [name]
+        assert client.get(f"/api/graph/{name}").json()["nodes"]
+        assert client.put(f"/api/graph/{name}/groups", json={"pinned": [], "supernodes": []}).status_code == 200
+
+
 def test_the_newest_graph_comes_first(graphs: Path, toy_graph) -> None:
     (graphs / "notes").mkdir()
     (graphs / "notes.json").write_text("[]")

@@ -70,17 +70,6 @@ def test_unknown_kinds_are_refused():
         facts.places("planet")
 
 
-def test_folder_refuses_unknown_names():
-    with pytest.raises(NotFound, match="smallworld-m"):
-        smallworld.folder("smallworld-n")
-
-
-def test_folder_says_how_to_get_weights_that_are_not_here(monkeypatch, tmp_path):
-    monkeypatch.setattr(smallworld, "WEIGHTS", tmp_path)
-    with pytest.raises(NotFound, match="glassworks smallworld build smallworld-m"):
-        smallworld.folder("smallworld")
-
-
 @pytest.mark.parametrize("name", smallworld.__all__)
 def test_the_room_gives_every_name(name):
     assert getattr(smallworld, name) is not None

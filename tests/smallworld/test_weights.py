@@ -7,23 +7,21 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
-from glassworks import artefacts, smallworld
+from glassworks import artefacts, hub, smallworld
 from glassworks.smallworld.check import MOST_STATE_IN_EMBEDDING
 
-if not (smallworld.WEIGHTS / "smallworld-m").is_dir():
-    pytest.skip("the weights of smallworld-m are not in this checkout", allow_module_level=True)
-
+FOLDER = hub.resolve("smallworld")
 TOLERANCE = 0.02  # of accuracies on 200 documents
 
 
 @pytest.fixture(scope="module")
 def model():
-    return AutoModelForCausalLM.from_pretrained(smallworld.folder("smallworld")).eval()
+    return AutoModelForCausalLM.from_pretrained(FOLDER).eval()
 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    return Tokenizer.from_file(str(smallworld.folder("smallworld") / "tokenizer.json"))
+    return Tokenizer.from_file(str(FOLDER / "tokenizer.json"))
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +30,7 @@ def measured(model, tokenizer) -> dict[str, float]:
 
 
 def test_files_are_whole():
-    artefacts.read(smallworld.folder("smallworld"), "model").verify()
+    artefacts.read(FOLDER, "model").verify()
 
 
 @pytest.mark.parametrize("task", smallworld.AIMS)
@@ -41,10 +39,11 @@ def test_it_meets_the_aims(measured, task):
 
 
 def test_the_card_says_what_is_measured(measured):
-    card = json.loads((smallworld.folder("smallworld") / "card.json").read_text())
+    card = json.loads((FOLDER / "card.json").read_text())
     assert card["missed_aims"] == []
     for name, value in card["measured"].items():
-        assert measured[name] == pytest.approx(value, abs=TOLERANCE if "addition" not in name else 0.1), name
+        if name != "location_short":  # few documents, and no sure answer
+            assert measured[name] == pytest.approx(value, abs=TOLERANCE), name
 
 
 def test_the_table_does_not_hold_the_states(measured):

@@ -61,7 +61,7 @@ def test_world_text_is_what_the_model_reads(shipped):
 
 def test_the_shipped_scope_meets_its_aims(shipped):
     model, scope = shipped
-    documents, answers = world_text(model, 1200, "held_out", 77)
+    documents, answers = world_text(model, 2500, "held_out", 77)
     found = measure(model, scope, documents, answers)
     assert len(found["coders"]) == model.n_layers
     for facts in found["coders"].values():

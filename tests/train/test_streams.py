@@ -5,7 +5,7 @@ import torch
 
 from glassworks.harvest import Recording
 from glassworks.train import Rows, Texts, Together
-from glassworks.train.streams import frequency_weights
+from glassworks.train.streams import frequency_weights, pairs
 
 
 def recording() -> Recording:
@@ -18,6 +18,27 @@ def recording() -> Recording:
 def test_rare_tokens_are_drawn_more_often(flatten: float, share: float):
     rows = Rows(recording(), 20_000, flatten, 0).draw()["mlp_in.0"]
     assert float((rows >= 900).float().mean()) == pytest.approx(share, abs=0.015)
+
+
+def test_pairs_are_a_token_and_the_next_of_its_document():
+    tokens = torch.tensor([5, 6, 5, 6, 5, 7, 6])
+    documents = torch.tensor([0, 0, 0, 0, 1, 1, 1])
+    found = pairs(Recording(tokens, documents, torch.arange(7), {})).tolist()
+    assert found[0] == found[2]
+    assert found[3] == found[6]  # both end their document
+    assert len(set(found)) == 5
+
+
+def test_a_frequent_token_is_balanced_by_what_follows_it():
+    tokens = torch.tensor([0, 1] * 450 + [0, 2] * 50)
+    documents = torch.arange(500).repeat_interleave(2)
+    values = {"mlp_in.0": torch.arange(1000)[:, None].float()}
+    rows = Rows(Recording(tokens, documents, documents, values), 20_000, 1.0, 0).draw()["mlp_in.0"]
+    before = rows[(rows % 2 == 0)]
+    # by token the rare follower has 10 % of them, by pair 50 %; half of the weight is each
+    by_token, by_pair = 1000 / 3 / 500, 1000 / 4
+    expected = (50 * by_token + by_pair) / (500 * by_token + 2 * by_pair)
+    assert float((before >= 900).float().mean()) == pytest.approx(expected, abs=0.02)
 
 
 def test_weights_have_mean_one():

@@ -18,7 +18,7 @@ from .conftest import SITE
 def test_finds_a_planted_dictionary(planted, learning):
     truth, recording = planted
     objective = learning()
-    fit(objective, Rows(recording, 512, 0.0, 1), Plan(800, Rate(1e-2)))
+    fit(objective, Rows(recording, 256, 0.0, 1), Plan(600, Rate(1e-2)))
     objective.learners[0].calibrate(planted[1].values[SITE.name], 3)
     coder = objective.learners[0].export()
     found = coder.decoder_rows(torch.arange(coder.d_latent))
