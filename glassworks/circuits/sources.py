@@ -88,11 +88,9 @@ def replacement(model: Model, scope: Scope | None) -> tuple[Coder, ...]:
     return tuple(sorted(coders, key=lambda coder: _layer(coder.reads[0])))
 
 
-def masked_positions(scope: Scope | None, tokens: int) -> Bool[Tensor, " token"]:
+def masked_positions(scope: Scope | None, texts: Sequence[str]) -> Bool[Tensor, " token"]:
     """Positions without features and errors, because the coders were not trained on them."""
-    masked = torch.zeros(tokens, dtype=torch.bool)
-    masked[0] = scope is not None and "bos" in scope.untrained
-    return masked
+    return torch.arange(len(texts)) < (0 if scope is None else scope.masked(texts))
 
 
 def collect(model: Model, coders: Sequence[Coder], captured: Captured, masked: Bool[Tensor, " token"]) -> Sources:

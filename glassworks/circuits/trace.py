@@ -50,9 +50,9 @@ def trace(model: Model, scope: Scope | None, prompt: Prompt, *, targets: Sequenc
     coders = replacement(model, scope)
     captured = run(model, coders, tokens)
     outcomes = choose(model, captured["logits"][-1].float(), targets)
-    local = localise(model, coders, captured, masked_positions(scope, len(tokens)), outcomes)
-    matrix, bias = local.edges(), local.biases()
     texts = tuple(map(model.token_text, tokens.tolist()))
+    local = localise(model, coders, captured, masked_positions(scope, texts), outcomes)
+    matrix, bias = local.edges(), local.biases()
     best = captured["logits"][-1].float().softmax(0).topk(min(10, model.vocab_size))
     predictions = [
         {"token": model.token_text(token), "id": token, "probability": probability}

@@ -26,12 +26,14 @@ class Provenance:
         formula: what the original library computes, in one line.
         model: the model that it was trained on, as the release names it; "" where it does not.
         notes: what was changed or assumed on the way in, one sentence each.
+        untrained: the positions that it was not trained on; see `Scope`.
     """
 
     format: str
     formula: str
     model: str = ""
     notes: tuple[str, ...] = ()
+    untrained: tuple[str, ...] = ("bos",)
 
 
 @final

@@ -4,15 +4,20 @@ Training wants inputs of unit size; users want a coder that reads a site as it i
 coder gives the same latents and, in raw units, the same reconstruction.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from glassworks.coders.activations import JumpReLU, ReLU
+from glassworks.coders.crosscoder import Crosscoder
+from glassworks.coders.crosslayer import CrossLayer
 from glassworks.coders.transcoder import Transcoder
 from glassworks.errors import Unsupported
+from glassworks.sites import Site
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,31 +46,59 @@ class Affine:
         return scaled / self.scale + self.centre
 
 
-def fold(coder: Transcoder, read: Affine, write: Affine) -> Transcoder:
+Foldable = TypeVar("Foldable", Transcoder, Crosscoder, CrossLayer)
+
+
+Scalings = Affine | Mapping[str, Affine]
+"""One for all sites, or one for each by the site's name; sites that are left out are not scaled."""
+
+
+def fold(coder: Foldable, read: Scalings, write: Scalings) -> Foldable:
     """Make a coder of scaled activations into the same coder of raw ones.
 
     Args:
         coder: works on `read(x)` and gives `write(y)`.
-        read: the scaling of its read site.
-        write: the scaling of its write site.
+        read: the scaling of its read sites.
+        write: the scaling of its write sites.
 
     Returns:
         A new coder with `folded.encode(x) == coder.encode(read(x))` and `folded(x) == write.undo(coder(read(x)))`,
         its weights rounded once from float64.
     """
-    weights = {name: value.double() for name, value in coder.weights().items()}
-    centre_in, centre_out = read.centre.double(), write.centre.double()
-    w_enc = weights["w_enc"] * read.scale
-    folded = {
-        "w_enc": w_enc,
-        "b_enc": weights["b_enc"] - w_enc @ centre_in,
-        "w_dec": weights["w_dec"] / write.scale,
-        "b_dec": weights["b_dec"] / write.scale + centre_out,
-    }
-    if "w_skip" in weights:
-        folded["w_skip"] = weights["w_skip"] * (read.scale / write.scale)
-        folded["b_dec"] = folded["b_dec"] - centre_in @ folded["w_skip"]
-    return _like(coder, folded)
+    if not isinstance(coder, CrossLayer):
+        return _folded(coder, read, write, set(coder.writes))
+    last = {site: part for part in coder.parts for site in part.writes}  # a centre is added once, by one part
+    parts = [_folded(part, read, write, {site for site in last if last[site] is part}) for part in coder.parts]
+    return CrossLayer(parts, coder.id).requires_grad_(False)
+
+
+def _folded(coder: Any, read: Scalings, write: Scalings, centred: set[Site]) -> Any:
+    """Fold one coder; of its write sites, those in `centred` get their centre back."""
+    old = coder.weights()
+    weights = {name: value.double() for name, value in old.items()}
+    width = coder.d_in // len(coder.reads)
+    reads = [_scaling(read, site, width) for site in coder.reads]
+    scale_in = torch.cat([torch.full((width,), each.scale, dtype=torch.float64) for each in reads])
+    centre_in = torch.cat([each.centre.double() for each in reads])
+    folded = {"w_enc": weights["w_enc"] * scale_in}
+    folded["b_enc"] = weights["b_enc"] - folded["w_enc"] @ centre_in
+    for site in coder.writes:
+        end = "" if isinstance(coder, Transcoder) else f".{site}"
+        d_out = weights["w_dec" + end].shape[1]
+        out = _scaling(write, site, d_out)
+        folded["w_dec" + end] = weights["w_dec" + end] / out.scale
+        bias = weights.get("b_dec" + end, torch.zeros(d_out, dtype=torch.float64)) / out.scale
+        bias = bias + out.centre.double() if site in centred else bias
+        if "w_skip" + end in weights:
+            folded["w_skip" + end] = weights["w_skip" + end] * scale_in[:, None] / out.scale
+            bias = bias - centre_in @ folded["w_skip" + end]
+        folded["b_dec" + end] = bias
+    rounded = {name: value.to(old.get(name, old["b_enc"]).dtype) for name, value in folded.items()}
+    return coder.like(coder.activation, rounded, coder.prefixes).requires_grad_(False)
+
+
+def _scaling(scalings: Scalings, site: Site, width: int) -> Affine:
+    return scalings if isinstance(scalings, Affine) else scalings.get(site.name) or Affine.none(width)
 
 
 def gated(

@@ -22,6 +22,9 @@ from glassworks.coders.formats import find_entries
 from glassworks.coders.shelf import Shelf, matching, one
 from glassworks.errors import BadArtefact, BadInput, NotFound, nearest
 
+TEMPLATE = ("<start_of_turn>", "user", "\n")
+"""What follows BOS at the start of every chat of a Gemma model."""
+
 
 @final
 @dataclass(eq=False)
@@ -35,7 +38,8 @@ class Scope:
         replacement: names of the coders that stand in for the MLPs in a trace: one per layer, or one for all.
         labels: coder id -> one short label per latent, "" where there is none.
         untrained: positions that the coders were not trained on: "bos" is the first token of a prompt, whose
-            MLP outputs stay the model's own and which carries no features.
+            MLP outputs stay the model's own and which carries no features; "template" is the start of
+            a chat up to the user's text.
         metrics: what was measured of it; plain JSON values.
     """
 
@@ -143,6 +147,16 @@ class Scope:
         """All coders of one read site by name, joint ones in their parts; builds them."""
         parts = {name: coder.parts for name, coder in self.coders.items()}
         return {name if len(found) == 1 else part.id: part for name, found in parts.items() for part in found}
+
+    def masked(self, texts: Sequence[str]) -> int:
+        """How many of a prompt's first tokens carry no features, because the coders were not trained on them.
+
+        Args:
+            texts: what the prompt's tokens show.
+        """
+        if "template" in self.untrained and tuple(texts[1:4]) == TEMPLATE:
+            return 4
+        return int("bos" in self.untrained)
 
     def label(self, coder: str, index: int) -> str:
         """The label of one latent, "" where it has none."""
@@ -256,7 +270,8 @@ def replacement_of(entries: Sequence[Entry]) -> list[str]:
 
 def _foreign(reference: str, entries: list[Entry]) -> Scope:
     model = next((each.provenance.model for each in entries if each.provenance.model), "")
-    return Scope(reference, model, Shelf(entries), replacement_of(entries), untrained=("bos",))
+    untrained = entries[0].provenance.untrained
+    return Scope(reference, model, Shelf(entries), replacement_of(entries), untrained=untrained)
 
 
 def _fields(scope: Scope, entry: Entry) -> dict[str, Any]:

@@ -114,6 +114,15 @@ def test_induction_model_is_explained_without_coders(data):
     assert strongest.position == graph.token_texts.index("w")
 
 
+def test_the_start_of_a_chat_carries_no_features_where_it_was_not_trained_on():
+    scope = random_scope(random_model("gemma3"))
+    chat = ["<bos>", "<start_of_turn>", "user", "\n", "Hi"]
+    assert masked_positions(scope, chat).tolist() == [True, False, False, False, False]
+    scope.untrained = ("bos", "template")
+    assert masked_positions(scope, chat).tolist() == [True, True, True, True, False]
+    assert masked_positions(scope, ["<bos>", "a", "b"]).tolist() == [True, False, False]
+
+
 # Planted errors: each of these was, or could be, somebody's bug.
 
 
@@ -123,7 +132,7 @@ def local_of(family: str) -> LocalModel:
     coders = replacement(model, scope)
     captured = run(model, coders, PROMPT)
     outcomes = choose(model, captured["logits"][-1], None)
-    return localise(model, coders, captured, masked_positions(scope, len(PROMPT)), outcomes)
+    return localise(model, coders, captured, masked_positions(scope, [""] * len(PROMPT)), outcomes)
 
 
 def residual(local: LocalModel) -> torch.Tensor:

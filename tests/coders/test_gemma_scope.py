@@ -10,7 +10,7 @@ import yaml
 from safetensors.torch import save_file
 from torch import Tensor
 
-from glassworks.coders import Coder
+from glassworks.coders import Coder, load_scope
 from glassworks.coders.entries import Entry
 from glassworks.coders.files import Files, files_of
 from glassworks.coders.formats import find_entries, gemma_scope_names
@@ -146,6 +146,7 @@ def test_a_lone_folder_is_read_by_its_config(publish, tmp_path):
     folder = publish("layer_12_width_16k_l0_medium", tensors, config).rename(tmp_path / "mine")
     entry = only(folder)
     assert (entry.id, entry.provenance.model) == ("attn_heads.12", "google/gemma-3-1b-it")
+    assert load_scope(folder).untrained == ("bos", "template")
     agrees(entry.build(), tensors)
     (folder / "layer_12_width_16k_l0_medium" / "config.json").unlink()
     with pytest.raises(BadArtefact, match="does not say which site"):

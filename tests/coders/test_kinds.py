@@ -232,6 +232,19 @@ def test_folding_changes_no_output(sizes, scale):
     assert torch.allclose(folded(x.double()), write.undo(coder(read(x.double()))), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("make", [clt, lambda: acausal()], ids=["clt", "acausal"])
+def test_folding_a_joint_coder_changes_no_output(make):
+    coder = make().double()
+    read = {site.name: Affine(torch.randn(D).double(), 0.5 + i) for i, site in enumerate(coder.reads)}
+    write = {site.name: Affine(torch.randn(D).double(), 3.0 - i / 2) for i, site in enumerate(coder.writes)}
+    x = {name: torch.randn(7, D).double() for name in read}
+    inside = coder({name: read[name](value) for name, value in x.items()})
+    folded = fold(coder, read, write)(x)
+    assert set(folded) == set(write)
+    for name, scaling in write.items():
+        assert torch.allclose(folded[name], scaling.undo(inside[name]), rtol=1e-10, atol=1e-10)
+
+
 @PROPERTY
 @given(sizes=SIZES, kind=st.sampled_from(["relu", "jumprelu"]), data=st.data())
 def test_prefixes_nest(sizes, kind, data):

@@ -70,6 +70,11 @@ def layers_of(model: str) -> int | None:
     return SIZES[size[1]].layers if size else None
 
 
+def untrained(model: str) -> tuple[str, ...]:
+    """Positions that the release's coders never saw: BOS, and for chat models the start of the template."""
+    return ("bos", "template") if model.endswith("-it") else ("bos",)
+
+
 def _entry(files: Files, name: str, match: re.Match[str], model: str) -> Entry:
     layer, layers = int(match["layer"]), layers_of(model)
     reads, writes = _sites(files, name, match, layer)
@@ -87,7 +92,7 @@ def _entry(files: Files, name: str, match: re.Match[str], model: str) -> Entry:
         tags=tuple(mark for mark, present in marks.items() if present),
         bytes=files.size((name,)),
         files=(name,),
-        provenance=Provenance("gemma_scope_2", FORMULA, model),
+        provenance=Provenance("gemma_scope_2", FORMULA, model, untrained=untrained(model)),
         build=builder(files, label, (name,), partial(_build, files, name, reads, writes, bool(match["affine"]))),
     )
 

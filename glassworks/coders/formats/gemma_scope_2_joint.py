@@ -15,7 +15,7 @@ from glassworks.coders.crosscoder import Crosscoder
 from glassworks.coders.crosslayer import CrossLayer
 from glassworks.coders.entries import Entry, Provenance
 from glassworks.coders.files import Files
-from glassworks.coders.formats.gemma_scope_2 import layers_of, model_of
+from glassworks.coders.formats.gemma_scope_2 import layers_of, model_of, untrained
 from glassworks.coders.formats.reading import builder, jumprelu, laid_out, read_tensors
 from glassworks.coders.weights import Matrix, resident
 from glassworks.errors import BadArtefact
@@ -67,7 +67,7 @@ def _entry(files: Files, label: str, parts: list[tuple[int, str, re.Match[str]]]
         tags=("affine",) if match["affine"] else (),
         bytes=files.size(names),
         files=names,
-        provenance=Provenance("gemma_scope_2_joint", FORMULA, model),
+        provenance=Provenance("gemma_scope_2_joint", FORMULA, model, untrained=untrained(model)),
         build=builder(files, label, names, partial(_build, files, label, names, reads, writes, expected)),
     )
 
