@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 PROMPT ?= The capital of the state containing Dallas is
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test check proof bench web lint browser clean
+.PHONY: demo test check proof external bench web lint browser clean
 
 demo: $(READY)  ## Trace a prompt of the embedded model and open the explorer.
 	$(BIN)/glassworks trace "$(PROMPT)" --out artefacts/demo --open
@@ -20,8 +20,12 @@ check: $(READY) lint  ## The fast subset, while you work.
 proof: $(READY)  ## The long proofs; they write JSON to benchmarks/results.
 	$(BIN)/python -m pytest proofs
 
+external: $(READY)  ## Compare with the libraries whose files we read and write, in an environment of their own.
+	$(BIN)/python tests/external/run.py
+
 bench: $(READY)  ## Timings; they write JSON to benchmarks/results.
 	$(BIN)/python benchmarks/trace.py
+	$(BIN)/python benchmarks/coders.py
 
 web: $(READY)  ## Fetch the explorer's libraries again.
 	$(BIN)/python hatch_build.py

@@ -93,10 +93,12 @@ def _scope(reference: str) -> dict[str, Any]:
             "writes": ", ".join(map(str, coder.writes)),
             "latents": coder.d_latent,
             "activation": type(coder.activation).__name__,
+            **scope.metrics.get("coders", {}).get(name, {}),
         }
         for name, coder in scope.coders.items()
     ]
-    return {"scope": scope.name, "trained on": scope.model, "measured": scope.metrics, "coders": rows}
+    measured = {name: value for name, value in scope.metrics.items() if isinstance(value, int | float)}
+    return {"scope": scope.name, "trained on": scope.model, "measured": measured, "coders": rows}
 
 
 def _graph(reference: str) -> dict[str, Any]:

@@ -85,7 +85,7 @@ def width_word(latents: int) -> str:
 
     Powers of two count in 1024s up to 64k and by thousands above, which is how the releases do.
     """
-    if latents < 1000:
+    if latents < 4000:
         return str(latents)
     if latents >= 1_000_000:
         return f"{latents // 1_000_000}m"

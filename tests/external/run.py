@@ -1,15 +1,14 @@
-"""Compare our loaders with the libraries whose files they read, in an environment of their own.
+"""Compare our loaders with the libraries whose files they read, each in an environment of its own.
 
     python tests/external/run.py [FOLDER]
 
-FOLDER (default: build/external) gets a virtual environment with the libraries of `PACKAGES`, and the files that they
-write. Each library saves random coders, and what it itself computes with them; we load those files and must agree to
-1e-5 relative. Then we export them, and the libraries must read that and compute the same. With an environment that
-exists, give its python as EXTERNAL_PYTHON.
+FOLDER (default: build/external) gets a virtual environment for each of `LIBRARIES`, and the files that they write.
+Each library saves random coders, and what it itself computes with them; we load those files and must agree to
+1e-5 relative. Then we export them, and the libraries must read that and compute the same. The figures go to
+benchmarks/results/external.json.
 """
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -21,22 +20,29 @@ import torch
 from safetensors.torch import load_file
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parents[1]))
-PACKAGES = ["sae-lens>=6.54", "eai-sparsify>=1.3", "dictionary-learning>=0.1", "circuit-tracer>=0.4"]
-WRITERS = sorted(HERE.glob("write_*.py"))
+ROOT = HERE.parents[1]
+sys.path.insert(0, str(ROOT))
+# PyPI's circuit-tracer is a fork of the official package, which is installed from its repository only.
+LIBRARIES = {
+    "saelens": "sae-lens>=6.54",
+    "sparsify": "eai-sparsify>=1.3",
+    "dictionary_learning": "dictionary-learning>=0.1",
+    "circuit_tracer": "circuit-tracer>=0.4",
+}
 LAYOUTS = ("saelens", "sparsify", "circuit_tracer")
+RESULTS = ROOT / "benchmarks" / "results" / "external.json"
 LIMIT = 1e-5
 
 
-def environment(folder: Path) -> Path:
-    """The python of an environment with the libraries, made on first use."""
-    given = os.environ.get("EXTERNAL_PYTHON")
-    if given:
-        return Path(given)
-    python = folder / "venv" / "bin" / "python"
-    if not python.is_file():
-        venv.create(folder / "venv", with_pip=True)
-        subprocess.run([python, "-m", "pip", "install", "-q", *PACKAGES], check=True)
+def environment(folder: Path, library: str) -> Path:
+    """The python of an environment with a library, made on first use."""
+    home = folder / f"venv-{library}"
+    python = home / "bin" / "python"
+    if not (home / "ready").is_file():
+        venv.create(home, with_pip=True, clear=True)
+        pinned = ["--constraint", ROOT / "constraints.txt", "torch"]
+        subprocess.run([python, "-m", "pip", "install", "-q", *pinned, LIBRARIES[library]], check=True)
+        (home / "ready").touch()
     return python
 
 
@@ -84,20 +90,18 @@ def back(folder: Path) -> dict[str, Any]:
 def main() -> int:
     """Write, load, compare; 1 where one differs."""
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "build/external").resolve()
-    folder.mkdir(parents=True, exist_ok=True)
-    python = environment(folder)
-    rows = []
-    for writer in WRITERS:
-        target = folder / writer.stem.removeprefix("write_")
-        subprocess.run([python, writer, target], check=True)
-        rows += [compare(case) for case in sorted(target.iterdir())]
-    cases = [case for writer in WRITERS for case in sorted((folder / writer.stem.removeprefix("write_")).iterdir())]
-    exported = [path for case in cases for layout in LAYOUTS if (path := export(case, layout))]
-    subprocess.run([python, HERE / "read_exports.py", folder], check=True)
+    rows, exported = [], []
+    for library in LIBRARIES:
+        target = folder / library
+        subprocess.run([environment(folder, library), HERE / f"write_{library}.py", target], check=True)
+        cases = sorted(target.iterdir())
+        rows += [compare(case) for case in cases]
+        exported += [path for case in cases for layout in LAYOUTS if (path := export(case, layout))]
+    for layout in LAYOUTS:
+        subprocess.run([environment(folder, layout), HERE / "read_exports.py", folder, layout], check=True)
     rows += [back(path) for path in exported]
-    for row in rows:
-        print(json.dumps(row))
     wrong = [row["case"] for row in rows if max(row.get("latents", 0.0), row["reconstruction"]) > LIMIT]
+    RESULTS.write_text(json.dumps({"limit": LIMIT, "disagree": wrong, "cases": rows}, indent=1) + "\n")
     print(f"{len(rows) - len(wrong)} of {len(rows)} agree to {LIMIT}" + (f"; not {', '.join(wrong)}" if wrong else ""))
     return int(bool(wrong))
 
