@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,7 +114,7 @@ def write(
     path: Path | str,
     kind: str,
     fields: Mapping[str, Any],
-    tensors: "Mapping[str, Mapping[str, Tensor]] | None" = None,
+    tensors: "Mapping[str, Mapping[str, Tensor]] | Iterable[tuple[str, Mapping[str, Tensor]]]" = (),
     tables: Mapping[str, Any] | None = None,
     parents: list[str] | None = None,
 ) -> Artefact:
@@ -124,7 +124,7 @@ def write(
         path: its folder; an older artefact of the same kind there is replaced.
         kind: what it is.
         fields: plain JSON values for the manifest.
-        tensors: file name without ending -> its tensors by name.
+        tensors: file name without ending -> its tensors by name; or such pairs, of which one is in memory at a time.
         tables: file name without ending -> JSON values.
         parents: references of what it was made from.
 
@@ -134,7 +134,7 @@ def write(
     from safetensors.torch import save_file
 
     with replacing(Path(path), kind) as folder:
-        for name, group in (tensors or {}).items():
+        for name, group in tensors.items() if isinstance(tensors, Mapping) else tensors:
             file = folder / f"{name}.safetensors"
             file.parent.mkdir(parents=True, exist_ok=True)
             save_file({key: value.detach().contiguous() for key, value in group.items()}, file)

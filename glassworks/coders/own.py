@@ -4,7 +4,7 @@ One safetensors file for each set of latents, latents first in every matrix, so 
 everything else is in the scope's manifest.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -52,16 +52,22 @@ def plain(coder: Coder) -> dict[str, Any]:
     return facts | ({"prefixes": list(prefixes)} if prefixes else {})
 
 
-def tensors(name: str, coder: Coder, dtype: torch.dtype | None = None) -> dict[str, dict[str, Tensor]]:
-    """The files of a coder: name without ending -> its tensors; weights in another type where one is asked for."""
+def tensors(name: str, coder: Coder, dtype: torch.dtype | None = None) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """The files of a coder, one at a time: name without ending and its tensors.
+
+    Args:
+        name: the coder's name in its scope.
+        coder: the coder; what lies in files is read file by file.
+        dtype: type for the weights, by default as they are.
+    """
     if isinstance(coder, CrossLayer):
-        parts = (tensors(f"{name}/{part.reads[0]}", part, dtype) for part in coder.parts)
-        return {file: group for part in parts for file, group in part.items()}
-    if isinstance(coder, PerToken):
-        return tensors(name, coder.inner, dtype)
-    assert isinstance(coder, LinearCoder)
-    weights = {key: value if dtype is None else value.to(dtype) for key, value in coder.weights().items()}
-    return {name: weights | coder.activation_tensors()}
+        for part in coder.parts:
+            yield from tensors(f"{name}/{part.reads[0]}", part, dtype)
+        return
+    inner = coder.inner if isinstance(coder, PerToken) else coder
+    assert isinstance(inner, LinearCoder)
+    weights = {key: value if dtype is None else value.to(dtype) for key, value in inner.weights().items()}
+    yield name, weights | inner.activation_tensors()
 
 
 def entries(stored: Artefact, files: Files) -> list[Entry]:

@@ -5,7 +5,7 @@ A scope's folder holds `manifest.json` (kind "scope": name, model, replacement, 
 are scopes as well, through `formats`. This module must not know how any of it was made.
 """
 
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, final
@@ -210,11 +210,6 @@ def save_scope(scope: Scope, path: Path | str, dtype: torch.dtype | None = None)
     for name, labels in scope.labels.items():
         if len(labels) != scope[name].d_latent:
             raise BadInput(f"The coder {name} has {scope[name].d_latent} latents but {len(labels)} labels.")
-    tensors = {file: group for name in scope.coders for file, group in own.tensors(name, scope[name], dtype).items()}
-    for name in scope.single:
-        evidence = scope.evidence(name)
-        if evidence is not None:
-            tensors[f"evidence.{name}"] = evidence.narrowed()
     fields = {
         "name": scope.name,
         "model": scope.model,
@@ -223,6 +218,7 @@ def save_scope(scope: Scope, path: Path | str, dtype: torch.dtype | None = None)
         "coders": {entry.name: _fields(scope, entry) for entry in scope.entries},
         "metrics": scope.metrics,
     }
+    tensors = _tensors(scope, dtype)
     return artefacts.write(path, "scope", fields, tensors, {"labels": scope.labels}, [scope.model])
 
 
@@ -266,6 +262,16 @@ def replacement_of(entries: Sequence[Entry]) -> list[str]:
     writers = [each for each in entries if all(site.kind == "mlp_out" for site in each.writes) and each.kind != "sae"]
     layers = [site for each in writers for site in each.writes]
     return [each.name for each in writers] if len(set(layers)) == len(layers) else []
+
+
+def _tensors(scope: Scope, dtype: torch.dtype | None) -> Iterator[tuple[str, Mapping[str, torch.Tensor]]]:
+    """The files of a scope, one in memory at a time."""
+    for name in scope.coders:
+        yield from own.tensors(name, scope[name], dtype)
+    for name in scope.single:
+        evidence = scope.evidence(name)
+        if evidence is not None:
+            yield f"evidence.{name}", evidence.narrowed()
 
 
 def _foreign(reference: str, entries: list[Entry]) -> Scope:
