@@ -42,6 +42,8 @@ def environment(folder: Path, library: str) -> Path:
         venv.create(home, with_pip=True, clear=True)
         pinned = ["--constraint", ROOT / "constraints.txt", "torch"]
         subprocess.run([python, "-m", "pip", "install", "-q", *pinned, LIBRARIES[library]], check=True)
+        # A torchvision that was built for another torch keeps transformers from being imported; nothing here needs it.
+        subprocess.run([python, "-m", "pip", "uninstall", "-q", "-y", "torchvision"], check=True)
         (home / "ready").touch()
     return python
 
