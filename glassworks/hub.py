@@ -63,8 +63,8 @@ def resolve(
     if name.count("/") != 1 or name.startswith((".", "/", "~")) or name.endswith("/"):
         known = [*ALIASES, *embedded(kind)]
         raise NotFound(
-            f"There is no {kind} {name!r}: no such folder, and embedded are {', '.join(known)}; "
-            f"{nearest(name, known)}. A Hugging Face repository is written owner/name."
+            f"There is no {kind} {name!r}, neither a folder nor an embedded name; {nearest(name, known)}. "
+            "A Hugging Face repository is written owner/name."
         )
     return _download(name, kind, revision, tuple(patterns or MODEL_FILES))
 

@@ -25,7 +25,7 @@ def test_the_embedded_default_has_two_names():
 
 @pytest.mark.parametrize("name", ["smallwrld", "a/b/c", "/nowhere", "../x", "x/"])
 def test_an_unknown_name_lists_what_there_is(name):
-    with pytest.raises(NotFound, match=r"no such folder, and embedded are smallworld"):
+    with pytest.raises(NotFound, match=r"neither a folder nor an embedded name; .* smallworld"):
         hub.resolve(name)
 
 
