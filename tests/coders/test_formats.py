@@ -597,7 +597,7 @@ def test_what_is_no_release_is_told(tmp_path):
     (tmp_path / "notes.txt").write_text("nothing here")
     with pytest.raises(Unsupported, match=r"holds no coders of a format that we know.*Its files are notes\.txt"):
         find_entries(files_of(tmp_path))
-    with pytest.raises(NotFound, match="no such folder"):
+    with pytest.raises(NotFound, match="neither a folder"):
         files_of("smallwrld")
     assert len({each.name for each in FORMATS}) == len(FORMATS)
 
