@@ -15,16 +15,15 @@ thread, the best of some rounds; all others are seconds on the clock.
 import argparse
 import json
 import os
-import platform
-import resource
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from common import machine, peak_mb
 
 RESULTS = Path(__file__).parent / "results" / "coders.json"
 SIZES = {"16k": 16_384, "262k": 262_144}
@@ -294,30 +293,6 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
 }
 
 
-def peak_mb() -> int:
-    """The largest resident size of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-
-
-def machine() -> dict[str, Any]:
-    """What it ran on."""
-    return {
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": 1,
-        "python": platform.python_version(),
-        **{name: known(name) for name in ("torch", "numpy", "safetensors", "sae-lens")},
-    }
-
-
-def known(name: str) -> str:
-    """An installed version."""
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "none"
-
-
 def verdict(found: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Each goal of the issue with the worst figure measured for it."""
     speeds = [each for name, each in found.items() if name.startswith("speed")]
@@ -348,7 +323,7 @@ def main() -> None:
         import torch
 
         torch.set_num_threads(1)
-        print(json.dumps(CASES[options.one]() | {"machine": machine()}))
+        print(json.dumps(CASES[options.one]() | {"machine": machine("torch", "numpy", "safetensors", "sae-lens")}))
         return
     root = str(Path(__file__).parents[1])
     quiet = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": root}

@@ -12,14 +12,13 @@ number of tokens and of active features.
 import argparse
 import json
 import os
-import platform
-import resource
 import subprocess
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from common import machine, peak_mb
 
 RESULTS = Path(__file__).parent / "results" / "trace.json"
 LIMIT = 2.0
@@ -88,7 +87,7 @@ def measure(case: str, model_name: str, scope_name: str) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     model, scope, tokens = small() if case == "small" else embedded(model_name, scope_name, *CASES[case])
-    loaded = _peak_mb()
+    loaded = peak_mb()
     seconds = []
     for _ in range(REPEATS):
         began = time.process_time()
@@ -107,23 +106,8 @@ def measure(case: str, model_name: str, scope_name: str) -> dict[str, Any]:
         "cpu_seconds": min(seconds),
         "prune_cpu_seconds": pruned,
         "loaded_peak_mb": loaded,
-        "peak_mb": _peak_mb(),
+        "peak_mb": peak_mb(),
         "conservation": float(graph.conservation.max()),
-    }
-
-
-def _peak_mb() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-
-
-def machine() -> dict[str, Any]:
-    """What it ran on."""
-    return {
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": 1,
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "transformers")},
     }
 
 
@@ -147,7 +131,7 @@ def main() -> None:
         found.append(result)
     ok = found[0]["cpu_seconds"] <= LIMIT
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    report = {"benchmark": "trace", "machine": machine(), "model": Path(options.model).name}
+    report = {"benchmark": "trace", "machine": machine("torch", "transformers"), "model": Path(options.model).name}
     report |= {"limit_seconds": LIMIT, "within_limit": ok, "cases": found}
     RESULTS.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     if not ok:

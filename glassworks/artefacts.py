@@ -154,13 +154,13 @@ def replace_table(path: Path | str, kind: str, name: str, value: Any) -> None:
         value: JSON values.
     """
     stored = read(path, kind)
-    _replace_text(stored.path / f"{name}.json", json.dumps(value, ensure_ascii=False))
+    replace_text(stored.path / f"{name}.json", json.dumps(value, ensure_ascii=False))
     file, manifest = stored.path / f"{name}.json", read_json(stored.path / MANIFEST)
     manifest["files"][file.name] = {"bytes": file.stat().st_size, "sha256": sha256(file)}
-    _replace_text(stored.path / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False))
+    replace_text(stored.path / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False))
 
 
-def _replace_text(file: Path, text: str) -> None:
+def replace_text(file: Path, text: str) -> None:
     """Write a file beside its place and rename it, so that no reader sees half of it."""
     handle, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
     with os.fdopen(handle, "w", encoding="utf-8") as stream:

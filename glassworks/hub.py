@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from glassworks.artefacts import replace_text
 from glassworks.errors import BadInput, NotFound, nearest
 
 EMBEDDED = Path(__file__).parent / "smallworld" / "weights"
@@ -93,10 +94,8 @@ def listing(name: str, revision: str | None = None) -> Listing:
     """
     kept = _kept_listing(name, revision)
     fresh = kept.is_file() and time.time() - kept.stat().st_mtime < SECONDS_A_LISTING_LASTS
-    if fresh or (kept.is_file() and not _hub_answers()):
-        return Listing(**json.loads(kept.read_text()))
-    if not _hub_answers():
-        return _cached_listing(name, revision)
+    if fresh or not _hub_answers():
+        return Listing(**json.loads(kept.read_text())) if kept.is_file() else _cached_listing(name, revision)
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
 
@@ -105,7 +104,7 @@ def listing(name: str, revision: str | None = None) -> Listing:
         tree = HfApi().list_repo_tree(name, revision=commit, recursive=True)
         found = Listing(commit, {each.path: each.size for each in tree if isinstance(each, RepoFile)})
     kept.parent.mkdir(parents=True, exist_ok=True)
-    kept.write_text(json.dumps({"commit": found.commit, "sizes": found.sizes}))
+    replace_text(kept, json.dumps({"commit": found.commit, "sizes": found.sizes}))
     return found
 
 

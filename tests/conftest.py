@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from glassworks import hub
+from glassworks import cli, hub
 
 DATA = Path(os.environ.get("GLASSWORKS_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
@@ -38,3 +38,18 @@ def data() -> Path:
 def smallworld() -> Path:
     """The folder of the embedded default model."""
     return hub.resolve("smallworld")
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """Run a command in an empty folder; returns its exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: str):
+        monkeypatch.setattr("sys.argv", ["glassworks", *words])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        printed = capsys.readouterr()
+        return end.value.code or 0, printed.out, printed.err
+
+    return call

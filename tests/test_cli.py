@@ -7,24 +7,9 @@ from pathlib import Path
 import pytest
 
 import glassworks as gw
-from glassworks import __version__, cli, hub
+from glassworks import __version__, hub
 
 PROMPT = "The capital of the state containing Dallas is"
-
-
-@pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    """Run a command in an empty folder; returns its exit code, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*words: str):
-        monkeypatch.setattr("sys.argv", ["glassworks", *words])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        printed = capsys.readouterr()
-        return end.value.code or 0, printed.out, printed.err
-
-    return call
 
 
 def test_version(run):

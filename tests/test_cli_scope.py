@@ -8,22 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from glassworks import cli, load_model
+from glassworks import load_model
 from glassworks.coders.formats import gemma_scope_names
-
-
-@pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    monkeypatch.chdir(tmp_path)
-
-    def call(*words: str):
-        monkeypatch.setattr("sys.argv", ["glassworks", *words])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        printed = capsys.readouterr()
-        return end.value.code or 0, printed.out, printed.err
-
-    return call
 
 
 def params(width: int) -> dict[str, torch.Tensor]:
