@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-import transformers
 
 from glassworks.coders import Evidence, JumpReLU, Scope, Transcoder
 from glassworks.features import collect, describe, labels
@@ -10,6 +9,7 @@ from glassworks.features.collect import AFTER, BEFORE, EXAMPLES, LOGITS
 from glassworks.features.tokens import DOUBT, LIFT, TELLING
 from glassworks.models import Model
 from glassworks.sites import Site
+from tests.tiny import tiny_gemma3
 
 READ, WRITE = Site("mlp_in", 1), Site("mlp_out", 1)
 DOCUMENTS = [
@@ -19,21 +19,7 @@ DOCUMENTS = [
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    torch.manual_seed(0)
-    config = transformers.Gemma3TextConfig(
-        vocab_size=40,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=8,
-        query_pre_attn_scalar=8,
-        max_position_embeddings=32,
-        layer_types=["sliding_attention", "full_attention"],
-        initializer_range=0.3,
-    )
-    hf = transformers.Gemma3ForCausalLM(config).requires_grad_(False)
+    hf = tiny_gemma3(40)
     hf.model.norm.weight.copy_(0.5 * torch.randn(16))
     return Model(hf, name="tiny")
 

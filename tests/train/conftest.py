@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
-import transformers
 
 from glassworks.harvest import Recording
 from glassworks.models import Model
 from glassworks.sites import Site
 from glassworks.train import Layerwise, Learner, Sparsity, reconstruction, revival
+from tests.tiny import tiny_gemma3
 
 SITE = Site("resid_post", 0)
 
@@ -42,18 +42,4 @@ def learning(planted) -> Callable[..., Layerwise]:
 @pytest.fixture(scope="session")
 def tiny() -> Model:
     """A random model of two layers."""
-    torch.manual_seed(0)
-    config = transformers.Gemma3TextConfig(
-        vocab_size=31,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=8,
-        query_pre_attn_scalar=8,
-        max_position_embeddings=32,
-        layer_types=["sliding_attention", "full_attention"],
-        initializer_range=0.3,
-    )
-    return Model(transformers.Gemma3ForCausalLM(config).requires_grad_(False), name="tiny")
+    return Model(tiny_gemma3(31), name="tiny")
