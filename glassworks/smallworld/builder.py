@@ -17,7 +17,7 @@ from glassworks.errors import BadInput
 from glassworks.smallworld.check import AIMS, MOST_STATE_IN_EMBEDDING, measure
 from glassworks.smallworld.pretrain import CHECKPOINT, Run, load_checkpoint, new_run, train
 from glassworks.smallworld.progress import progress
-from glassworks.smallworld.recipe import Recipe, size_of
+from glassworks.smallworld.recipe import RECIPES, Recipe, size_of
 from glassworks.smallworld.tokenizer import build_tokenizer, save_tokenizer
 
 KIND = "model"
@@ -74,7 +74,7 @@ def build(
             none and it is given.
         KeyboardInterrupt: if training was interrupted; the checkpoint is saved by then.
     """
-    size, recipe = size_of(name), recipe or Recipe()
+    size, recipe = size_of(name), recipe or RECIPES[name]
     check_output(Path(out), KIND)
     folder = Path(checkpoints) if checkpoints else Path.home() / ".cache" / "glassworks" / "build" / name
     tokenizer = build_tokenizer()

@@ -50,7 +50,12 @@ class Recipe:
 SIZES = {
     "smallworld-s": Size(width=96, layers=3, heads=4, mlp=384),
     "smallworld-m": Size(width=128, layers=4, heads=4, mlp=512),
-    "smallworld-l": Size(width=192, layers=7, heads=4, mlp=768),
+    "smallworld-l": Size(width=192, layers=6, heads=4, mlp=768),
+}
+RECIPES = {
+    "smallworld-s": Recipe(seed=1),
+    "smallworld-m": Recipe(),
+    "smallworld-l": Recipe(steps=7_000, seed=2),
 }
 
 
