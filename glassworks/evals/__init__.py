@@ -1,7 +1,35 @@
 """Evals: how good coders are, measured on text that they were not trained on."""
 
-from glassworks.evals.fidelity import Fidelity, fidelity
-from glassworks.evals.measure import measure
-from glassworks.evals.replaced import Recovered, Stand, recovered, replacing
+from glassworks.evals.fidelity import Fidelity, Meter, fidelity
+from glassworks.evals.losses import Losses
+from glassworks.evals.measure import described, fidelities, measure, recordings, sets
+from glassworks.evals.page import document, page, section, table
+from glassworks.evals.replaced import Replacement, Stand, Stands, coded, constant, replacing
+from glassworks.evals.strata import strata
+from glassworks.evals.trials import Recovered, Trial, recovered
 
-__all__ = ["Fidelity", "Recovered", "Stand", "fidelity", "measure", "recovered", "replacing"]
+__all__ = [
+    "Fidelity",
+    "Losses",
+    "Meter",
+    "Recovered",
+    "Replacement",
+    "Stand",
+    "Stands",
+    "Trial",
+    "coded",
+    "constant",
+    "described",
+    "document",
+    "fidelities",
+    "fidelity",
+    "measure",
+    "page",
+    "recordings",
+    "recovered",
+    "replacing",
+    "section",
+    "sets",
+    "strata",
+    "table",
+]

@@ -3,15 +3,35 @@
 This module sees activations only, never a model.
 """
 
-from dataclasses import dataclass
-from typing import final
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
-from glassworks.coders import Coder
+from glassworks.coders import Coder, Latents
 from glassworks.errors import BadInput
+from glassworks.evals.rebuild import Rebuilder, Rows, rows_at
+from glassworks.evals.strata import Strata, by_stratum
+from glassworks.evals.tally import Figure, Groups, Tally, check_groups
+
+DENSE = 0.1
+"""A latent that is active on a larger share of the tokens is dense."""
+DECADES = (-6, 0)
+"""The frequency histogram has four bars a decade from 1e-6 to 1; rarer latents are in the first."""
+FINE = 100
+"""Bars a decade in which the median is found: to 2 %, interpolated within."""
+LOW, HIGH = -16, 8
+"""Decades of the unexplained share of a token's variance."""
+FIGURES: dict[str, Figure] = {
+    "fvu": lambda sums: (sums[..., 3::2] / sums[..., 4::2]).mean(-1),
+    "cosine": lambda sums: sums[..., 2] / sums[..., 0],
+    "l0": lambda sums: sums[..., 1] / sums[..., 0],
+}
+"""What follows from the sums of a meter's columns: tokens, active latents, cosine, then error and distance by site."""
 
 
 @final
@@ -21,75 +41,175 @@ class Fidelity:
 
     Attributes:
         fvu: fraction of variance unexplained: squared error over squared distance from the mean, summed over
-            tokens and components; 0 is perfect, 1 is what the mean reaches.
-        l0: active latents a token, on average.
+            tokens and components; the mean over its write sites; 0 is perfect, 1 is what the mean reaches.
+        median: the same of the median token: its squared error over its own squared distance from the mean.
+        cosine: of true and reconstructed activations, mean over tokens and write sites.
+        l0: active latents a token, on average; of a joint coder all of them.
         dead: share of the latents that were active on no token.
+        dense: share of the latents that were active on more than a tenth of the tokens.
         tokens: how many tokens it was measured on.
+        sites: fvu at each write site.
+        histogram: how many latents are active how often, four bars a decade of frequency from 1e-6 to 1.
+        intervals: 95 % bootstrap intervals over documents of fvu, l0 and cosine; empty where documents were not told.
+        strata: grouping -> group -> tokens, fvu, l0, cosine; the distances are from the mean of all tokens.
     """
 
     fvu: float
+    median: float
+    cosine: float
     l0: float
     dead: float
+    dense: float
     tokens: int
+    sites: dict[str, float] = field(default_factory=dict)
+    histogram: list[int] = field(default_factory=list)
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    strata: Strata = field(default_factory=dict)
+
+    @property
+    def explained(self) -> float:
+        """Explained variance, `1 - fvu`."""
+        return 1.0 - self.fvu
+
+    def plain(self) -> dict[str, Any]:
+        """JSON values; what is empty, and `sites` of one, is left out."""
+        facts = asdict(self)
+        if len(self.sites) == 1:
+            facts.pop("sites")
+        return {name: value for name, value in facts.items() if value != {}}
 
 
-class Streaming:
-    """Sums up batches, so that memory does not grow with the text.
+@final
+class Meter:
+    """Measures reconstructions batch by batch, in sums whose size does not grow with the text.
 
     Args:
-        width: of the activations that are reconstructed.
+        writes: names of the sites that are reconstructed.
         d_latent: how many latents there are.
+        centres: a mean for each site, from which distances are summed; by default that of the first batch. The fvu
+            corrects for what it is off, so that it does not depend on it; medians, strata and intervals do, slightly.
     """
 
-    def __init__(self, width: int, d_latent: int) -> None:
-        self.tokens, self.active, self.error = 0, 0, 0.0
-        self.mean = torch.zeros(width, dtype=torch.float64)
-        self.spread = 0.0
-        self.seen = torch.zeros(d_latent, dtype=torch.bool)
+    def __init__(self, writes: Sequence[str], d_latent: int, centres: Mapping[str, Tensor] | None = None) -> None:
+        self.writes = tuple(writes)
+        self.centres = {name: mean.double().cpu() for name, mean in (centres or {}).items()}
+        self.drift: dict[str, Tensor] = {}
+        self.sums = Tally(3 + 2 * len(self.writes))
+        self.fired = torch.zeros(d_latent, dtype=torch.long)
+        self.shares = torch.zeros(FINE * (HIGH - LOW), dtype=torch.long)
 
-    def add(self, y: Float[Tensor, "token d"], reconstruction: Float[Tensor, "token d"]) -> None:
-        """Take in true activations and their reconstruction.
+    @torch.no_grad()
+    def add(self, truth: Rows, rebuilt: Rows, latents: Latents, groups: Groups | None = None) -> None:
+        """Take in tokens.
 
-        The spread is merged batch by batch (Chan et al. 1979), so a large offset loses no precision.
+        Args:
+            truth: the true activations at the write sites.
+            rebuilt: what the coder gave instead.
+            latents: its active latents on these tokens.
+            groups: the tokens' documents and other groupings, as `strata` gives them.
         """
-        y, count = y.double(), len(y)
-        self.error += float((y - reconstruction.double()).square().sum())
-        mean, total = y.mean(0), self.tokens + count
-        shift = mean - self.mean
-        self.spread += float((y - mean).square().sum() + shift.square().sum() * (self.tokens * count / total))
-        self.mean += shift * (count / total)
-        self.tokens = total
+        count = latents.tokens
+        check_groups(groups or {}, count)
+        if not count:
+            return
+        pairs = [self._site(name, truth[name].double(), rebuilt[name].double()) for name in self.writes]
+        cosine = torch.stack([pair[0] for pair in pairs]).mean(0)
+        head = [torch.ones(count, dtype=torch.float64), latents.counts.double().cpu(), cosine.cpu()]
+        rows = torch.stack([*head, *(column.cpu() for pair in pairs for column in pair[1:])], dim=1)
+        self.sums.add(rows, groups or {})
+        self.fired += torch.bincount(latents.indices.cpu(), minlength=len(self.fired))
+        self.shares += _bars((rows[:, 3::2] / rows[:, 4::2]).mean(1))
 
-    def add_latents(self, indices: Tensor) -> None:
-        """Take in the numbers of the active latents."""
-        self.active += len(indices)
-        self.seen[indices] = True
+    @torch.no_grad()
+    def measure(self, coder: Coder, values: Rows, groups: Groups | None = None) -> None:
+        """Take in tokens, rebuilt by a coder from the activations at its read sites."""
+        rebuild = Rebuilder(coder)
+        rebuilt = {site.name: rebuild(values, site) for site in coder.writes}
+        self.add(values, rebuilt, rebuild.latents(values), groups)
+
+    def mean(self, name: str) -> Float[Tensor, " d"]:
+        """The mean of the true activations so far at a write site."""
+        return self.centres[name] + self.drift[name] / float(self.sums.total[0])
 
     def result(self) -> Fidelity:
         """What was measured so far; BadInput where nothing was added, or nothing varies."""
-        if not self.spread > 0:
-            raise BadInput(f"The activations of {self.tokens} tokens do not vary; give more text.")
-        silent = 1.0 - float(self.seen.double().mean())
-        return Fidelity(self.error / self.spread, self.active / self.tokens, silent, self.tokens)
+        tokens = int(self.sums.total[0])
+        total = self._centred(self.sums.total)
+        if not tokens or not bool((total[4::2] > 0).all()):
+            raise BadInput(f"The activations of {tokens} tokens do not vary; give more text.")
+        fvu, cosine, l0 = (float(figure(total)) for figure in FIGURES.values())
+        frequency = self.fired.double() / tokens
+        return Fidelity(
+            fvu,
+            _median(self.shares),
+            cosine,
+            l0,
+            float((frequency == 0).double().mean()),
+            float((frequency > DENSE).double().mean()),
+            tokens,
+            dict(zip(self.writes, (total[3::2] / total[4::2]).tolist(), strict=True)),
+            _histogram(frequency),
+            self.sums.intervals(FIGURES),
+            by_stratum(self.sums, FIGURES),
+        )
+
+    def _site(self, name: str, y: Tensor, guess: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Cosine, squared error and squared distance from the centre of each token."""
+        if guess.shape != y.shape:
+            raise BadInput(f"At {name} the rows have shape {tuple(y.shape)}, what is rebuilt {tuple(guess.shape)}.")
+        off = y - self.centres.setdefault(name, y.mean(0).cpu()).to(y.device)
+        self.drift[name] = self.drift.get(name, 0.0) + off.sum(0).cpu()
+        return functional.cosine_similarity(y, guess, dim=1), (y - guess).square().sum(1), off.square().sum(1)
+
+    def _centred(self, total: Tensor) -> Tensor:
+        """The sums, with distances from the mean in place of those from the centre (Steiner's theorem)."""
+        total = total.clone()
+        for number, name in enumerate(self.writes):
+            if name in self.drift:
+                total[4 + 2 * number] -= float(self.drift[name].square().sum() / total[0])
+        return total
 
 
 @torch.no_grad()
-def fidelity(
-    coder: Coder, x: Float[Tensor, "token d_in"], y: Float[Tensor, "token d_out"], batch: int = 8192
-) -> Fidelity:
-    """Measure a coder on activations.
+def fidelity(coder: Coder, values: Rows, groups: Groups | None = None, batch: int = 8192) -> Fidelity:
+    """Measure a coder of any kind on activations.
 
     Args:
-        coder: with one write site.
-        x: activations at its read site.
-        y: activations at its write site.
+        coder: a sparse autoencoder, transcoder, cross-layer transcoder or crosscoder.
+        values: activations at its read and write sites, as `Recording.values`.
+        groups: the tokens' documents and other groupings, as `strata` gives them.
         batch: tokens at a time.
+
+    Raises:
+        BadInput: activations at one of its sites are missing, or do not vary.
     """
-    sums = Streaming(y.shape[1], coder.d_latent)
-    for start in range(0, len(x), batch):
-        part = x[start : start + batch]
-        latents = coder.encode(part)
-        rebuilt, skip = coder.decode(latents), coder.skip()
-        sums.add(y[start : start + batch], rebuilt if skip is None else rebuilt + part @ skip)
-        sums.add_latents(latents.indices)
-    return sums.result()
+    truth = rows_at(values, coder.writes)
+    centres = {site.name: rows.mean(0, dtype=torch.float64) for site, rows in zip(coder.writes, truth, strict=True)}
+    meter = Meter([site.name for site in coder.writes], coder.d_latent, centres)
+    for start in range(0, len(truth[0]), batch):
+        span = slice(start, start + batch)
+        part = {name: rows[span] for name, rows in values.items()}
+        meter.measure(coder, part, {name: numbers[span] for name, numbers in (groups or {}).items()})
+    return meter.result()
+
+
+def _bars(shares: Float[Tensor, " token"]) -> Tensor:
+    """Count tokens by the logarithm of a share."""
+    place = (shares.log10().nan_to_num(nan=LOW, neginf=LOW, posinf=HIGH) - LOW) * FINE
+    return torch.bincount(place.long().clamp(0, FINE * (HIGH - LOW) - 1), minlength=FINE * (HIGH - LOW))
+
+
+def _median(bars: Tensor) -> float:
+    below, half = bars.cumsum(0), float(bars.sum()) / 2
+    bar = int((below >= half).nonzero()[0])
+    if bar == 0:
+        return 0.0
+    inside = (half - float(below[bar - 1])) / float(bars[bar])
+    return 10.0 ** (LOW + (bar + inside) / FINE)
+
+
+def _histogram(frequency: Float[Tensor, " latent"]) -> list[int]:
+    first, last = DECADES
+    bars = 4 * (last - first)
+    place = ((frequency[frequency > 0].log10() - first) * 4).long().clamp(0, bars - 1)
+    return torch.bincount(place, minlength=bars).tolist()

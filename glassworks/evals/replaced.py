@@ -1,7 +1,8 @@
-"""The replaced model: coders stand in for a model's MLPs, and the loss of its predictions says what was lost.
+"""The replaced model: functions stand in for activations while the model runs, coders above all.
 
-The share recovered is (ablated - replaced) / (ablated - true), where ablated means that every replaced site
-gives its mean: 1 is as good as the model, 0 as bad as no MLP that looks at its input.
+What stands in reads the replaced model's own activations, so that errors compound over the layers as they would in
+use. Only what comes later than the site that is written (an acausal crosscoder's later layers) is taken from the
+unchanged model.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,126 +10,115 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import final
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.nn import functional
 
 from glassworks.coders import Coder
-from glassworks.harvest import Recording, batches, pad
+from glassworks.errors import BadInput
+from glassworks.evals.rebuild import Rebuilder, writers
 from glassworks.models import Model
-from glassworks.sites import Site
+from glassworks.sites import KINDS, Site
 
-BATCH_TOKENS = 4096
-Stand = Callable[[Tensor, Tensor], Tensor]
-"""Takes rows at the read site and the true rows at the write site, gives the rows to write."""
+Stand = Callable[..., Tensor]
+"""Takes rows at the read sites and the true rows at the write site, gives the rows to write."""
+Stands = Mapping[tuple[Site, ...], Stand]
+"""(read sites..., write site) -> what stands in at the write site."""
 
 
 @final
 @dataclass(frozen=True)
-class Recovered:
-    """How much of the next-token loss coders recover.
+class Replacement:
+    """What stands in while a model runs.
 
     Attributes:
-        true: loss of the model, nats a token.
-        replaced: loss with the coders in place of what they stand for, all at once.
-        ablated: loss with the mean in its place.
+        stands: by the sites that it reads and the one that it writes, which comes last.
+        clean: those of the read sites whose rows are the unchanged model's.
     """
 
-    true: float
-    replaced: float
-    ablated: float
-
-    @property
-    def share(self) -> float:
-        """The share of the loss that is recovered: 1 is all of it."""
-        return (self.ablated - self.replaced) / (self.ablated - self.true)
+    stands: Stands
+    clean: frozenset[Site] = frozenset()
 
 
 @contextmanager
 def replacing(
-    model: Model, stands: Mapping[tuple[Site, Site], Stand], real: Bool[Tensor, "document token"]
+    model: Model, stands: Stands, real: Bool[Tensor, "document token"], clean: Mapping[Site, Tensor] | None = None
 ) -> Iterator[None]:
-    """Let functions stand in for what lies between pairs of sites, while the block runs.
+    """Let functions stand in at sites, while the block runs.
 
     Args:
         model: the model.
-        stands: (read site, write site) -> function of the rows at both.
+        stands: (read sites..., write site) -> function of the rows at all of them; a site may be read and written.
         real: which positions are replaced; the others keep what the model gives.
+        clean: rows at read sites that are not taken from the run itself.
     """
-    inputs: dict[Site, Tensor] = {}
+    rows, real = dict(clean or {}), real.to(model.device)
+    reads = {site for sites in stands for site in sites[:-1]} - set(rows)
+    written = {sites[-1]: (sites, stand) for sites, stand in stands.items()}
 
-    def keep(site: Site) -> Callable[[Tensor], None]:
-        def tap(value: Tensor) -> None:
-            inputs[site] = value
+    def tap(site: Site) -> Callable[[Tensor], Tensor | None]:
+        def run(value: Tensor) -> Tensor | None:
+            here = value[real]
+            if site in reads:
+                rows[site] = here
+            if site not in written:
+                return None
+            sites, stand = written[site]
+            return value.masked_scatter(real[..., None], stand(*(rows[each] for each in sites[:-1]), here).to(here))
 
-        return tap
+        return run
 
-    def put(read: Site, stand: Stand) -> Callable[[Tensor], Tensor]:
-        def tap(value: Tensor) -> Tensor:
-            return value.masked_scatter(real[..., None], stand(inputs[read][real], value[real]).to(value.dtype))
-
-        return tap
-
-    taps = {read: keep(read) for read, _ in stands}
-    with model.tapped(taps | {write: put(read, stand) for (read, write), stand in stands.items()}):
+    with model.tapped({site: tap(site) for site in reads | set(written)}):
         yield
 
 
-@torch.no_grad()
-def recovered(
-    model: Model,
-    coders: Sequence[Coder],
-    documents: Sequence[Sequence[int]],
-    recording: Recording,
-    answers: Sequence[Sequence[bool]] | None = None,
-    first: int = 0,
-) -> Recovered:
-    """Measure the loss recovered with all coders in place at once.
+def coded(coders: Sequence[Coder], writes: Sequence[Site] | None = None) -> Replacement:
+    """Let coders stand in at the sites that they write, all at once.
 
     Args:
-        model: the model.
-        coders: what stands in, one for each site that it writes.
-        documents: token ids each.
-        recording: activations at the write sites, for their means.
-        answers: which tokens of each document count; by default all that have one before them.
-        first: positions before this one keep what the model gives.
+        coders: of any kind.
+        writes: only at these sites.
+
+    Raises:
+        BadInput: two of them write at the same site.
     """
-    means = {coder.writes[0]: recording.values[coder.writes[0].name].mean(0) for coder in coders}
-    kinds: list[dict[tuple[Site, Site], Stand]] = [
-        {},
-        {(each.reads[0], each.writes[0]): _coded(each) for each in coders},
-        {(each.reads[0], each.writes[0]): _constant(means[each.writes[0]]) for each in coders},
-    ]
-    return Recovered(*(_loss(model, kind, documents, answers, first) for kind in kinds))
+    chosen = [(each, site) for each in coders for site in each.writes if writes is None or site in writes]
+    twice = {site.name for _, site in chosen if [other for _, other in chosen].count(site) > 1}
+    if twice:
+        raise BadInput(f"Several coders write at {', '.join(sorted(twice))}; only one can stand in there.")
+    stands: dict[tuple[Site, ...], Stand] = {}
+    rebuilders = {coder: Rebuilder(coder) for coder in coders}
+    for coder, write in chosen:
+        reads = tuple(site for part in writers(coder, write) for site in part.reads)
+        stands[(*reads, write)] = _stand(rebuilders[coder], reads, write)
+    late = {site for *reads, write in stands for site in reads if _order(site) > _order(write)}
+    return Replacement(stands, frozenset(late))
 
 
-def _coded(coder: Coder) -> Stand:
-    return lambda x, y: coder(x)
+def constant(values: Mapping[Site, Float[Tensor, " d"]]) -> Replacement:
+    """Let the same row stand in everywhere at each site: its mean, or zeros."""
+
+    def stand(row: Tensor) -> Stand:
+        return lambda y: row.to(y).expand_as(y)
+
+    return Replacement({(site,): stand(row) for site, row in values.items()})
 
 
-def _constant(mean: Float[Tensor, " d"]) -> Stand:
-    return lambda x, y: mean.expand_as(y)
+def separable(coder: Coder) -> list[tuple[Site, ...]]:
+    """The write sites of a coder, in the groups in which it can stand in at once.
+
+    All together, unless it reads what lies after a site that it writes: then what it writes further up would undo
+    what it did below, and every site is measured alone.
+    """
+    late = coded([coder]).clean
+    return [(site,) for site in coder.writes] if late else [tuple(coder.writes)]
 
 
-def _loss(
-    model: Model,
-    stands: dict[tuple[Site, Site], Stand],
-    documents: Sequence[Sequence[int]],
-    answers: Sequence[Sequence[bool]] | None,
-    first: int,
-) -> float:
-    total, count = 0.0, 0
-    for group in batches(documents, BATCH_TOKENS):
-        ids, real = pad([documents[number] for number in group])
-        counted = real.clone()
-        if answers is not None:
-            marks, _ = pad([[int(mark) for mark in answers[number]] for number in group])
-            counted &= marks.bool()
-        real[:, :first] = False
-        with replacing(model, stands, real):
-            logits = model.hf(input_ids=ids.to(model.device), use_cache=False).logits
-        wanted = counted[:, 1:]
-        loss = functional.cross_entropy(logits[:, :-1][wanted].double(), ids[:, 1:][wanted], reduction="sum")
-        total, count = total + float(loss), count + int(wanted.sum())
-    return total / max(count, 1)
+def _stand(rebuild: Rebuilder, reads: tuple[Site, ...], write: Site) -> Stand:
+    names = [site.name for site in reads]
+    return lambda *rows: rebuild(dict(zip(names, rows[:-1], strict=True)), write)
+
+
+def _order(site: Site) -> tuple[float, int]:
+    """The place of a site in a forward run."""
+    whole = float("inf") if site.kind in ("final_norm_scale", "logits") else -1.0
+    return whole if site.layer is None else float(site.layer), list(KINDS).index(site.kind)

@@ -1,11 +1,14 @@
 """The replaced model: perfect stand-ins recover all, means recover nothing, and positions are respected."""
 
+import json
+
 import pytest
 import torch
 import transformers
 
-from glassworks.coders import JumpReLU, Scope, Transcoder
-from glassworks.evals import measure, recovered, replacing
+from glassworks.coders import Coder, Crosscoder, CrossLayer, JumpReLU, Scope, Transcoder
+from glassworks.errors import BadInput
+from glassworks.evals import Losses, Trial, coded, constant, measure, recovered, replacing, sets
 from glassworks.harvest import pad, record
 from glassworks.models import Model
 from glassworks.sites import Site
@@ -113,3 +116,137 @@ def test_measure_gives_plain_values(model: Model):
     assert set(found["coders"]) == {"mlp_in.0", "mlp_in.1"}
     assert found["coders"]["mlp_in.0"]["fvu"] < 1e-9
     assert found["coders"]["mlp_in.0"]["tokens"] == sum(len(each) - 1 for each in DOCUMENTS)
+
+
+def both(*maps: torch.Tensor) -> torch.Tensor:
+    """The decoder of positive and negative parts of an input, for one linear map or several side by side."""
+    return torch.cat([torch.cat(maps, 1), -torch.cat(maps, 1)])
+
+
+def two_sided(reads: list[Site], writes: dict[Site, torch.Tensor], biases: dict[Site, torch.Tensor]) -> Crosscoder:
+    """A crosscoder that is exactly linear: two latents for each input."""
+    width = WIDTH * len(reads)
+    weights = {"w_enc": torch.cat([torch.eye(width), -torch.eye(width)]), "b_enc": torch.zeros(2 * width)}
+    weights |= {f"w_dec.{site}": both(each) for site, each in writes.items()}
+    weights |= {f"b_dec.{site}": each for site, each in biases.items()}
+    gate = JumpReLU(torch.zeros(2 * width))
+    return Crosscoder(reads, list(writes), gate, weights).requires_grad_(False)
+
+
+def linear(model: Model, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+    mlp = model.hf.transformer.h[layer].mlp
+    return mlp.c_fc.weight @ mlp.c_proj.weight, mlp.c_fc.bias @ mlp.c_proj.weight + mlp.c_proj.bias
+
+
+def exact_joint(model: Model) -> dict[str, Coder]:
+    """A coder of every kind that loses nothing."""
+    ins, outs, stream = ([Site(kind, n) for n in range(2)] for kind in ("mlp_in", "mlp_out", "resid_post"))
+    (through0, bias0), (through1, bias1) = linear(model, 0), linear(model, 1)
+    zero, eye, none = torch.zeros(WIDTH, WIDTH), torch.eye(WIDTH), torch.zeros(WIDTH)
+    clt = [
+        two_sided(ins[:1], {outs[0]: through0, outs[1]: zero}, {outs[0]: bias0}),
+        two_sided(ins[1:], {outs[1]: through1}, {outs[1]: bias1}),
+    ]
+    split = {stream[n]: torch.cat([eye if n == m else zero for m in range(2)]) for n in range(2)}
+    sae = {"w_enc": both(eye), "b_enc": torch.zeros(2 * WIDTH), "w_dec": both(eye), "b_dec": none}
+    gate = JumpReLU(torch.zeros(2 * WIDTH))
+    skip = {"w_enc": eye, "b_enc": none - 9e9, "w_dec": eye, "b_dec": bias1, "w_skip": through1}
+    return {
+        "clt": CrossLayer(clt),
+        "crosscoder": two_sided(stream, split, {}),
+        "sae": Transcoder(stream[0], stream[0], gate, sae).requires_grad_(False),
+        "skip": Transcoder(ins[1], outs[1], JumpReLU(torch.zeros(WIDTH)), skip).requires_grad_(False),
+    }
+
+
+def test_every_kind_stands_in(model: Model):
+    coders = exact_joint(model)
+    scope = Scope("s", "linear", coders, ["clt"])
+    found = measure(model, scope, DOCUMENTS)
+    for name in coders:
+        each = found["coders"][name]
+        assert each["fvu"] < 1e-9
+        assert each["loss"]["kl"] < 1e-9
+        assert each["loss"]["recovered"] == pytest.approx(1.0, abs=1e-3)
+        assert each["loss"]["replaced"] == pytest.approx(each["loss"]["true"], abs=1e-5)
+        assert each["loss"]["kl_ablated"] > 0.001
+    assert found["recovered"] == pytest.approx(found["coders"]["clt"]["loss"]["recovered"])
+    assert set(found["sets"]) == {"replacement"}
+    json.dumps(found)
+
+
+def test_later_layers_read_the_replaced_model(model: Model):
+    """With layer 0 zeroed, an exact coder of layer 1 gives what the model itself gives then."""
+    zero = constant({Site("mlp_out", 0): torch.zeros(WIDTH)})
+    together = dict(zero.stands) | dict(coded([exact(model, 1)]).stands)
+    ids, real = pad(DOCUMENTS[:4])
+    with replacing(model, zero.stands, real):
+        wanted = model.hf(ids).logits[real]
+    with replacing(model, together, real):
+        found = model.hf(ids).logits[real]
+    assert torch.allclose(found, wanted, atol=1e-4)
+
+
+def test_what_lies_ahead_is_read_from_the_unchanged_model(model: Model):
+    coder = exact_joint(model)["crosscoder"]
+    first, last = coder.writes
+    assert coded([coder]).clean == {last}
+    assert not coded([coder], [last]).clean
+    ids, real = pad(DOCUMENTS[:4])
+    seen = {}
+    clean, look = {last: torch.full((int(real.sum()), WIDTH), 7.0)}, {first: lambda value: seen.update(value=value)}
+    with replacing(model, {(last, first): lambda x, y: x}, real, clean), model.tapped(look):
+        model.hf(ids)
+    assert (seen["value"][real] == 7.0).all()
+
+
+def test_losses_are_their_formulas(model: Model):
+    site = Site("mlp_out", 1)
+    zero = constant({site: torch.zeros(WIDTH)})
+    found = Losses(model, {"zero": zero}, DOCUMENTS)
+    losses, divergences = [], []
+    for each in DOCUMENTS:
+        ids = torch.tensor([each])
+        p = model.hf(ids).logits[0, :-1].double().log_softmax(-1)
+        with model.tapped({site: lambda value: value * 0}):
+            q = model.hf(ids).logits[0, :-1].double().log_softmax(-1)
+        losses += (-q[torch.arange(len(each) - 1), ids[0, 1:]]).tolist()
+        divergences += (p.exp() * (p - q)).sum(1).tolist()
+    total = found.tally.total
+    assert int(total[0]) == len(losses)
+    assert float(found.loss(total, ["zero"])) == pytest.approx(sum(losses) / len(losses), rel=1e-6)
+    assert float(found.kl(total, ["zero"])) == pytest.approx(sum(divergences) / len(losses), rel=1e-5)
+    assert float(found.kl(total, ["true"])) == pytest.approx(0.0, abs=1e-12)
+    by_position = found.tally.by("position")
+    assert by_position.sum(0).tolist() == pytest.approx(total.tolist())
+
+
+def test_figures_have_intervals_and_strata(model: Model):
+    coder = exact(model, 0)
+    coder.b_dec.add_(0.3)
+    means = {"mlp_out.0": torch.zeros(WIDTH)}
+    trial = Trial.alone("noisy", coder, means)
+    found = trial.result(Losses(model, trial.replacements, DOCUMENTS))
+    for name, value in (("share", found.share), ("kl", found.kl), ("replaced", found.replaced)):
+        low, high = found.intervals[name]
+        assert low < value < high
+    tokens = [each["tokens"] for each in found.strata["position"].values()]
+    assert sum(tokens) == found.tokens
+    mean = sum(each["tokens"] * each["kl"] for each in found.strata["position"].values()) / found.tokens
+    assert mean == pytest.approx(found.kl)
+    assert found.ablated == found.zeroed
+
+
+def test_sets_are_alike_in_all_but_their_layer(model: Model):
+    joint = exact_joint(model)
+    alike = {f"mlp_in.{layer}": exact(model, layer) for layer in range(2)}
+    scope = Scope("s", "linear", {**alike, "sae": joint["sae"], "clt": joint["clt"]}, [])
+    assert sets(scope, list(scope)) == {"transcoder mlp_in mlp_out 32": ["mlp_in.0", "mlp_in.1"]}
+    scope.replacement = ["mlp_in.0", "mlp_in.1"]
+    assert sets(scope, list(scope)) == {"replacement": scope.replacement}
+    assert sets(scope, ["mlp_in.0"]) == {}
+
+
+def test_two_coders_cannot_stand_in_at_one_site(model: Model):
+    with pytest.raises(BadInput, match=r"Several coders write at mlp_out\.0; only one"):
+        coded([exact(model, 0), exact_joint(model)["clt"]])
