@@ -1,11 +1,12 @@
 """The embedded default does what its card says: accuracies, a real circuit, features that can be swapped."""
 
+import json
 from random import Random
 
 import pytest
 
 import glassworks as gw
-from glassworks import smallworld, studies
+from glassworks import evals, hub, smallworld, studies, train
 
 PROMPT = "The capital of the state containing Dallas is"
 DRAWS = 100
@@ -33,6 +34,44 @@ def test_the_model_and_its_scope_reach_their_aims(keep):
     assert metrics["recovered_answers"] >= 0.9
     assert found["swap_flips"] >= 0.9
     assert found["random_flips"] <= 0.02
+
+
+@pytest.mark.parametrize("name", hub.embedded("model"))
+def test_the_family_does_what_its_cards_say(name, keep):
+    model = gw.load_model(name)
+    tokenizer = model.tokenizer.backend_tokenizer
+    found: dict = {"measured": smallworld.measure(model.hf, tokenizer, 1000)}
+    if name in smallworld.BASES:
+        found["chat"] = smallworld.interview(model.hf, tokenizer, 1000)
+    card = json.loads((hub.resolve(name) / "card.json").read_text(encoding="utf-8"))
+    keep(name, found | {"missed_aims": card["missed_aims"]})
+    missed = {aim for aim in smallworld.AIMS if found["measured"][aim] < smallworld.AIMS[aim]}
+    assert missed <= set(card["missed_aims"])
+    for aim, share in smallworld.CHAT_AIMS.items() if "chat" in found else ():
+        assert found["chat"][aim] >= share, aim
+
+
+@pytest.mark.parametrize("name", hub.embedded("scope"))
+def test_every_scope_passes_its_gates(name, keep):
+    model, scope = gw.load_model(name), gw.load_scope(name)
+    documents, answers = train.world_text(model, 2500, "held_out", 77)
+    found = evals.measure(model, scope, documents, answers)
+    keep(f"{name}-scope", {"coders": found["coders"], "sets": found["sets"]})
+    wrong = {}
+    for entry in scope.entries:
+        facts, (fvu, l0) = found["coders"][entry.name], GATES[entry.kind]
+        l0 *= len(scope[entry.name].parts)  # a joint coder's counts the latents of all its parts
+        if facts["fvu"] > fvu or facts["l0"] > l0 or facts["dead"] > MOST_DEAD:
+            wrong[entry.name] = (facts["fvu"], facts["l0"], facts["dead"])
+    assert wrong == {}
+    assert found["recovered"] >= 0.9
+    assert found["recovered_answers"] >= 0.9
+    assert found["sets"].get("clt", {"recovered": 1.0})["recovered"] >= 0.9
+
+
+GATES = {"transcoder": (0.10, 24), "clt": (0.10, 24), "sae": (0.05, 32), "crosscoder": (0.10, 32)}
+"""Largest FVU and L0 by kind of coder."""
+MOST_DEAD = 0.05
 
 
 def test_the_path_goes_through_the_state(model, scope, keep):

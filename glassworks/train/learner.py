@@ -1,120 +1,145 @@
-"""Learners: coders while they are trained, on scaled activations and with a count of silent latents.
+"""Learners: coders while they are trained, on scaled activations, of any layout and with any gate.
 
-A learner knows rows of activations, no model and no loop.
+A learner knows rows of activations by site; it must not know a model, a loop, or how many others there are.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import final
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from glassworks.coders import Affine, BatchTopK, JumpReLU, Latents, Transcoder, fold, unit_decoder
 from glassworks.sites import Site
+from glassworks.train.attempt import Attempt, Batch, Part, Share, side_by_side
+from glassworks.train.codes import encode
+from glassworks.train.objective import Objective
+from glassworks.train.touches import LargestOfBatch
 
-
-@final
-@dataclass(frozen=True, eq=False)
-class Attempt:
-    """What a learner made of some rows, everything in its scaled units; loss terms are functions of it.
-
-    Attributes:
-        learner: whose it is.
-        x: what it read.
-        y: what it should write.
-        preactivations: before the choice.
-        latents: after it.
-        written: what it wrote.
-    """
-
-    learner: "Learner"
-    x: Float[Tensor, "row d_in"]
-    y: Float[Tensor, "row d_out"]
-    preactivations: Float[Tensor, "row d_latent"]
-    latents: Latents
-    written: Float[Tensor, "row d_out"]
-
-    def raw(self) -> Float[Tensor, "row d_out"]:
-        """What it wrote, in the site's own units."""
-        return self.learner.write.undo(self.written)
+Sites = tuple[Site, ...]
 
 
 @final
 class Learner(nn.Module):
-    """A transcoder in training with BatchTopK, and what training must remember of it.
-
-    Inputs are scaled to mean square length 1 and targets are centred and scaled to total variance 1, each by
-    one number for the site, so that one learning rate fits all layers.
+    """A coder in training.
 
     Args:
-        read: the site that it reads.
-        write: the site that it writes.
-        x: a sample of rows at the read site.
-        y: the same rows at the write site.
-        d_latent: how many latents.
-        generator: draws the initial directions.
+        objective: what it is and what it minimises.
+        sample: scaled rows, from which widths and, where asked for, biases are taken.
+        seed: of its initial directions.
     """
 
-    silent: Tensor
-    threshold: Tensor
-
-    def __init__(
-        self, read: Site, write: Site, x: Tensor, y: Tensor, d_latent: int, generator: torch.Generator
-    ) -> None:
+    def __init__(self, objective: Objective, sample: Batch, seed: int) -> None:
         super().__init__()
-        self.read = Affine(torch.zeros(x.shape[1]), float(x.square().sum(1).mean().rsqrt()))
-        self.write = Affine(y.mean(0), float(y.var(0, correction=0).sum().rsqrt()))
-        directions = torch.randn(d_latent, x.shape[1], generator=generator)
-        outputs = directions if y.shape[1] == x.shape[1] else torch.randn(d_latent, y.shape[1], generator=generator)
-        weights = {
-            "w_enc": nn.functional.normalize(directions),
-            "b_enc": torch.zeros(d_latent),
-            "w_dec": nn.functional.normalize(outputs) * 0.3,
-            "b_dec": torch.zeros(y.shape[1]),
-        }
-        self.coder = Transcoder(read, write, BatchTopK(1), weights)
-        self.register_buffer("silent", torch.zeros(d_latent, dtype=torch.long))
-        self.register_buffer("threshold", torch.zeros(()))
+        self.objective, self.seed = objective, seed
+        self.writes = objective.layout.writes
+        self.widths = {site: sample[site.name].shape[1] for site in {*self.writes, *objective.layout.reads}}
+        generator = torch.Generator().manual_seed(seed)
+        parts = []
+        for reads, writes in objective.layout.parts:
+            parts.append(self._begun(reads, writes, side_by_side([sample[site.name] for site in reads]), generator))
+        self._parts = nn.ModuleList(parts)
+        self.b_dec = nn.Parameter(torch.zeros(sum(self.widths[site] for site in self.writes)))
 
-    def forward(self, x: Float[Tensor, "row d_in"], y: Float[Tensor, "row d_out"], k: int | float) -> Attempt:
-        """Try to write `y` from `x`, with k latents a row on average.
+    @property
+    def parts(self) -> list[Part]:
+        """Its parts, in the order of the sites that they read."""
+        return list(self._parts)  # pyright: ignore[reportReturnType]
+
+    @property
+    def centre(self) -> Tensor | None:
+        """What is subtracted from its input: the output's bias, where the objective says so."""
+        return self.b_dec if self.objective.start.pre_bias else None
+
+    def forward(self, batch: Batch, step: int) -> Attempt:
+        """Read and write some rows.
 
         Args:
-            x: raw rows at the read site.
-            y: raw rows at the write site.
-            k: how many latents may be active a row.
+            batch: scaled rows by site.
+            step: steps done, from 0; how many latents are on may depend on it.
         """
-        x, y = self.read(x), self.write(y)
-        preactivations = self.coder.preactivations(x)
-        least = BatchTopK(k).threshold(preactivations)
-        latents = Latents.from_dense(preactivations, (preactivations >= least) & (preactivations > 0))
-        return Attempt(self, x, y, preactivations, latents, self.coder.decode(latents))
+        shares = [self.share(part, batch, step) for part in self.parts]
+        target = side_by_side([batch[site.name] for site in self.writes])
+        return Attempt(target, self._written(shares), shares, self.b_dec, len(self.writes), step)
+
+    def share(self, part: Part, batch: Batch, step: int) -> Share:
+        """What one part makes of some rows; arguments as in `forward`."""
+        objective = self.objective
+        asked = {term: touch for _, term in objective.terms if (touch := term.touch(part)) is not None}
+        touches = [objective.gate.touch(part, step), *asked.values()]
+        products, read = getattr(torch, objective.products), part.joined(batch)
+        codes, *more = encode(read, part.w_enc, part.b_enc, touches, products, self.centre)
+        values, on = objective.gate.open(part, codes)
+        columns = self.columns(part.writes)
+        return Share(part, columns, read, codes, values, on, dict(zip(asked, more, strict=True)))
+
+    def contribution(self, share: Share, write: Site) -> Float[Tensor, "token d"]:
+        """What one part adds at one of the sites that it writes, the bias not included."""
+        own, whole = self.columns((write,)), share.columns
+        here = slice(own.start - whole.start, own.stop - whole.start)
+        found = share.codes.decode(share.values, share.part.w_dec[:, here])
+        return found if share.part.w_skip is None else found + share.read @ share.part.w_skip[:, here]
+
+    def columns(self, writes: Sites) -> slice:
+        """Which columns of what is written belong to some of the sites, which follow each other."""
+        first = self.writes.index(writes[0])
+        start = sum(self.widths[site] for site in self.writes[:first])
+        return slice(start, start + sum(self.widths[site] for site in writes))
 
     @torch.no_grad()
     def remember(self, attempt: Attempt) -> None:
-        """Note which latents were active."""
-        self.silent += len(attempt.x)
-        self.silent[attempt.latents.indices] = 0
-
-    def dead(self, patience: int) -> Bool[Tensor, " d_latent"]:
-        """Which latents have been silent for more than `patience` rows."""
-        return self.silent > patience
+        """Note which latents were on."""
+        for share in attempt.shares:
+            share.part.silent += attempt.tokens
+            share.part.silent[share.codes.by_latent(share.on.detach()) > 0] = 0
 
     @torch.no_grad()
-    def calibrate(self, x: Float[Tensor, "row d_in"], k: int | float) -> None:
-        """Set the threshold so that k latents a row are active on raw rows as they occur in text.
+    def normalise(self) -> None:
+        """Give decoder rows length 1."""
+        for part in self.parts:
+            part.w_dec /= part.norms.clamp_min(1e-12)[:, None]
 
-        Training draws rare tokens more often than they occur, so that its own thresholds would not fit.
-        """
-        self.threshold.copy_(BatchTopK(k).threshold(self.coder.preactivations(self.read(x))).clamp_min(0.0))
+    @torch.no_grad()
+    def flatten_gradient(self) -> None:
+        """Take out the gradient along the decoder rows, which have length 1: it would only change their lengths."""
+        for part in self.parts:
+            if part.w_dec.grad is not None:
+                along = torch.linalg.vecdot(part.w_dec.grad, part.w_dec)
+                part.w_dec.grad.addcmul_(along[:, None], part.w_dec, value=-1)
 
-    def export(self) -> Transcoder:
-        """The coder of raw activations: scaling folded in, JumpReLU, decoder rows of length 1."""
-        frozen = Transcoder(
-            self.coder.reads[0],
-            self.coder.writes[0],
-            JumpReLU(self.threshold.detach().expand(self.coder.d_latent).clone()),
-            {name: value.clone() for name, value in self.coder.weights().items()},
-        )
-        return unit_decoder(fold(frozen, self.read, self.write))
+    @torch.no_grad()
+    def calibrate(self, batches: Sequence[Batch]) -> None:
+        """Set the thresholds that leave as many latents on as the gate is meant to, on rows as they occur in text."""
+        k = self.objective.gate.calibrated
+        for part in self.parts if k is not None else ():
+            cuts = [self._cut(part, batch, k) for batch in batches]
+            part.threshold.copy_(torch.stack(cuts).mean())
+
+    def _begun(self, reads: Sites, writes: Sites, x: Tensor, generator: torch.Generator) -> Part:
+        objective = self.objective
+        d_out = sum(self.widths[site] for site in writes)
+        weights = objective.start.weights((objective.width, x.shape[1], d_out), generator)
+        cuts, first = objective.start.cuts(weights["w_enc"], x), objective.gate.first
+        raised = cuts.clamp_min(first) if objective.start.raised else torch.full_like(cuts, first)
+        if objective.start.fires is not None:
+            weights["b_enc"] = raised - cuts
+        if objective.layout.skip:
+            weights["w_skip"] = x.new_zeros(x.shape[1], d_out)
+        return Part(reads, writes, weights, objective.gate.parameters(raised), objective.dead.patience)
+
+    def _cut(self, part: Part, batch: Batch, k: float | None) -> Float[Tensor, ""]:
+        (codes,) = encode(part.joined(batch), part.w_enc, part.b_enc, [LargestOfBatch(k or 1)], centre=self.centre)
+        return codes.pre.min() if codes.pre.numel() else part.threshold.new_zeros(())
+
+    def _written(self, shares: Sequence[Share]) -> Float[Tensor, "prefix token d_out"]:
+        widths = self.objective.prefixes or (self.objective.width,)
+        pieces: dict[Site, list[Tensor]] = {site: [] for site in self.writes}
+        for share in shares:
+            part = share.part
+            found = share.codes.decode_prefixes(share.values, part.w_dec, widths)
+            if part.w_skip is not None:
+                found = found + share.read @ part.w_skip
+            sizes = [self.widths[site] for site in part.writes]
+            for site, piece in zip(part.writes, found.split(sizes, -1), strict=True):
+                pieces[site].append(piece)
+        return side_by_side([sum(found[1:], found[0]) for found in pieces.values()]) + self.b_dec

@@ -1,136 +1,82 @@
-"""Objectives: what is trained towards what. An objective is sites to read and write, learners, and loss terms.
+"""Objectives: what a coder is and what it minimises, as one value: a row of a fleet's table.
 
-Objectives differ in where a learner's rows come from; all are trained by the one loop, which this module must
-not know.
+An objective is sites to read and write (the layout), a gate, loss terms, and the numbers of the descent. This
+module must not know how any of it is computed.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any, final
+from dataclasses import dataclass, field
+from typing import final
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
-from torch.nn import functional
-
-from glassworks.evals import replacing
-from glassworks.harvest import pad
-from glassworks.models import Model
-from glassworks.train.learner import Attempt, Learner
-from glassworks.train.schedule import Sparsity
+from glassworks.errors import BadInput
+from glassworks.train.gates import Gate
+from glassworks.train.layouts import Layout
+from glassworks.train.revive import Dead
+from glassworks.train.schedule import Ramp, Rate
+from glassworks.train.start import Start
 from glassworks.train.terms import Term
 
 
-class Objective(ABC):
-    """Gives the losses of a batch."""
+@final
+@dataclass(frozen=True)
+class Adam:
+    """The numbers of the descent.
 
-    learners: Sequence[Learner]
+    Attributes:
+        rate: the learning rate over the steps.
+        betas: decay of the moments.
+        eps: added to the root of the second moment.
+        clip: largest length of the whole gradient; 0 for no limit.
+    """
 
-    @abstractmethod
-    def losses(self, batch: Any, share: float) -> dict[str, Float[Tensor, ""]]:
-        """The weighted losses of a batch by name; the loop minimises their sum.
-
-        Args:
-            batch: what the objective's stream gives.
-            share: how much of the training is over, 0 to 1.
-        """
+    rate: Rate
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: int | float = 1e-8
+    clip: int | float = 1.0
 
 
 @final
-class Layerwise(Objective):
-    """Every learner writes its own layer from rows that were recorded in the true model.
+@dataclass(frozen=True)
+class Objective:
+    """What one coder is, and what it minimises.
 
-    Args:
-        learners: one for each pair of sites.
-        terms: weight and loss term by name.
-        sparsity: how many latents may be active over the training.
+    Attributes:
+        layout: the sites that it reads and writes.
+        width: latents of each part.
+        gate: which latents are on.
+        terms: weight over the steps and term; their sum is the loss.
+        adam: the descent.
+        steps: how many batches it sees.
+        start: how its weights begin.
+        prefixes: widths of nested dictionaries (Matryoshka), ascending, the last one the width; none for one alone.
+        centred: rows are centred and scaled to total variance 1, so that a squared error is the fraction of variance
+            unexplained; otherwise only scaled, to mean square length 1 (Gemma Scope); by one number for the site.
+        unit: decoder rows keep length 1: the gradient along them is taken out and they are rescaled after every step.
+        dead: when a latent is dead, and whether dead ones are resampled.
+        products: type of the encoder's product, float32 or bfloat16.
     """
 
-    def __init__(
-        self, learners: Sequence[Learner], terms: Mapping[str, tuple[float, Term]], sparsity: Sparsity
-    ) -> None:
-        self.learners, self.terms, self.sparsity = learners, terms, sparsity
+    layout: Layout
+    width: int
+    gate: Gate
+    terms: tuple[tuple[Ramp, Term], ...]
+    adam: Adam
+    steps: int
+    start: Start = field(default_factory=Start)
+    prefixes: tuple[int, ...] = ()
+    centred: bool = True
+    unit: bool = False
+    dead: Dead = field(default_factory=Dead)
+    products: str = "float32"
 
-    def losses(self, batch: Mapping[str, Tensor], share: float) -> dict[str, Float[Tensor, ""]]:
-        """The terms of each learner, named `term/site`.
-
-        Args:
-            batch: site name -> rows.
-            share: how much of the training is over.
-        """
-        found: dict[str, Tensor] = {}
-        for learner in self.learners:
-            name, write = learner.coder.id, learner.coder.writes[0].name
-            attempt = learner(batch[name], batch[write], self.sparsity(share))
-            found |= {f"{term}/{name}": weight * loss(attempt) for term, (weight, loss) in self.terms.items()}
-            learner.remember(attempt)
-        return found
-
-
-@final
-class Replaced(Objective):
-    """All learners at once stand in for the model's MLPs, and its predictions should stay what they were.
-
-    The loss is the divergence KL(true || replaced) of the next token, averaged over positions. Gradients flow
-    through the frozen model, so that later layers learn to cope with the errors of earlier ones.
-
-    Args:
-        model: the frozen model.
-        learners: one for each MLP.
-        sparsity: how many latents may be active over the training.
-        weight: of the divergence.
-        first: positions before this one keep the true MLP.
-    """
-
-    def __init__(
-        self, model: Model, learners: Sequence[Learner], sparsity: Sparsity, weight: float = 1.0, first: int = 0
-    ) -> None:
-        self.model, self.learners, self.sparsity = model, learners, sparsity
-        self.weight, self.first = weight, first
-
-    def losses(self, batch: Sequence[Sequence[int]], share: float) -> dict[str, Float[Tensor, ""]]:
-        """The divergence.
-
-        Args:
-            batch: documents, token ids each.
-            share: how much of the training is over.
-        """
-        ids, real = pad(batch)
-        predicts = real.clone()
-        real[:, : self.first] = False
-        with torch.no_grad():
-            true = self.model.hf(input_ids=ids, use_cache=False).logits[predicts].log_softmax(-1)
-        k = self.sparsity(share)
-
-        def stand(learner: Learner, x: Tensor, y: Tensor) -> Tensor:
-            attempt: Attempt = learner(x, y, k)
-            return attempt.raw()
-
-        stands = {
-            (each.coder.reads[0], each.coder.writes[0]): (lambda x, y, each=each: stand(each, x, y))
-            for each in self.learners
-        }
-        with replacing(self.model, stands, real):
-            replaced = self.model.hf(input_ids=ids, use_cache=False).logits[predicts].log_softmax(-1)
-        divergence = functional.kl_div(replaced, true, log_target=True, reduction="batchmean")
-        return {"divergence": self.weight * divergence}
-
-
-@final
-class Joint(Objective):
-    """Several objectives of the same learners at once; its batches are one batch for each of them.
-
-    Args:
-        objectives: what is summed up.
-    """
-
-    def __init__(self, objectives: Sequence[Objective]) -> None:
-        self.objectives = objectives
-        self.learners = objectives[0].learners
-
-    def losses(self, batch: Sequence[Any], share: float) -> dict[str, Float[Tensor, ""]]:
-        """All losses of all objectives."""
-        found: dict[str, Tensor] = {}
-        for objective, part in zip(self.objectives, batch, strict=True):
-            found |= objective.losses(part, share)
-        return found
+    def __post_init__(self) -> None:
+        """Raise BadInput for widths, steps or prefixes that make no coder."""
+        if self.width < 1 or self.steps < 1:
+            raise BadInput(
+                f"A coder of {self.width} latents cannot be trained for {self.steps} steps; both must be > 0."
+            )
+        if self.prefixes and (list(self.prefixes) != sorted(set(self.prefixes)) or self.prefixes[-1] != self.width):
+            raise BadInput(f"The prefixes {list(self.prefixes)} must ascend and end at the width, {self.width}.")
+        if self.start.pre_bias and any(reads != self.layout.writes for reads, _ in self.layout.parts):
+            raise BadInput(f"A {self.layout.kind} cannot subtract its output's bias from its input: the sites differ.")
+        if self.products not in ("float32", "bfloat16"):
+            raise BadInput(f"Products are float32 or bfloat16, not {self.products!r}.")

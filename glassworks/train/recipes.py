@@ -1,175 +1,254 @@
-"""Recipes: named trainings with their numbers, as plain functions.
+"""Recipes: the published ways to train a coder, each a function from an order to an objective.
 
-A recipe puts learners, objectives, streams and plans together; the loop does the rest.
+Numbers are the sources', in our units: rows are scaled to mean square length 1 (or to variance 1 around their mean),
+so thresholds and weights that a paper states for other scalings are converted where they stand. A recipe must not
+know where activations come from.
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from itertools import islice
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from math import sqrt
 from typing import final
 
-import torch
-from torch import Tensor
+from glassworks.train.gates import BatchTopK, JumpReLU, TopK
+from glassworks.train.layouts import Layout
+from glassworks.train.objective import Adam, Objective
+from glassworks.train.revive import Dead
+from glassworks.train.schedule import Ramp, Rate
+from glassworks.train.start import Start
+from glassworks.train.terms import L0, AuxK, Frequency, QuadraticL0, Reconstruction, Silence, Tanh
 
-from glassworks import smallworld
-from glassworks.coders import Scope
-from glassworks.errors import BadInput
-from glassworks.evals import measure
-from glassworks.harvest import Recording, record
-from glassworks.models import Model
-from glassworks.sites import Site
-from glassworks.train.learner import Learner
-from glassworks.train.loop import Plan, fit
-from glassworks.train.objective import Joint, Layerwise, Replaced
-from glassworks.train.schedule import Rate, Sparsity
-from glassworks.train.streams import Rows, Texts, Together
-from glassworks.train.terms import reconstruction, revival
-
-FIRST = 1
-"""Position 0 holds the beginning-of-text token, whose activations are one constant: nothing to learn there."""
-
-DOCUMENTS, HELD_OUT = 16_000, 2_000
-"""Documents of the small world that its scope is trained and measured on."""
+ALWAYS = Ramp(1.0)
 
 
 @final
 @dataclass(frozen=True)
-class Transcoders:
-    """The numbers of a set of transcoders, one for each layer.
+class Order:
+    """What a recipe is asked for.
 
     Attributes:
-        width: latents of each.
-        k: active latents a token in the end.
-        steps: of training layer by layer.
-        joint_steps: after that, of training all layers in the replaced model.
-        rows: tokens a step.
-        tokens: tokens of text a step in the replaced model.
-        flatten: how much more often rare tokens and pairs are drawn than they occur, 0 to 1.
-        divergence: weight of the replaced model's divergence.
-        seed: of everything that is drawn.
+        layout: the sites.
+        width: latents of each part.
+        sparsity: the recipe's own measure of it: latents a token, or the weight of its penalty.
+        steps: batches.
+        batch: tokens in each.
+        d_in: width of one site that is read.
     """
 
-    width: int = 1536
-    k: int | float = 8
-    steps: int = 1500
-    joint_steps: int = 100
-    rows: int = 1024
-    tokens: int = 1024
-    flatten: float = 0.6
-    divergence: float = 1.0
-    seed: int = 0
+    layout: Layout
+    width: int
+    sparsity: int | float
+    steps: int
+    batch: int = 4096
+    d_in: int = 1
+
+    @property
+    def own(self) -> bool:
+        """Whether one part reads what it writes, as an SAE does."""
+        return all(reads == self.layout.writes for reads, _ in self.layout.parts)
+
+    def dead(self, share: int | float = 0.05, most: int = 10_000_000) -> Dead:
+        """Latents are dead after ten million tokens (Gao et al. 2024), or a share of a training that is short."""
+        return Dead(max(1, min(most, round(share * self.steps * self.batch))))
 
 
-def transcoders(
-    model: Model,
-    documents: Sequence[Sequence[int]],
-    recipe: Transcoders,
-    folder: Path | None = None,
-    show: bool = False,
-) -> Scope:
-    """Train a transcoder for every MLP of a model, first alone, then all together in the replaced model.
+Recipe = Callable[[Order], Objective]
+"""Makes the objective of an order; further numbers have defaults."""
 
-    BatchTopK with k annealed from 4 times its end (Bussmann et al. 2024), AuxK (Gao et al. 2024), tokens drawn
-    with flattened frequency. In the second stage the error of each layer on the true model's rows stays in the
-    loss, so that the transcoders remain faithful to their own layer, and the divergence of the replaced model is
-    added, so that errors which compound over the layers are learned away.
+
+def topk(order: Order, rate: int | float | None = None, anneal: int | float = 1.0, jump: bool = False) -> Objective:
+    """TopK with AuxK (Gao et al. 2024, arXiv 2406.04093); sparsity is k.
 
     Args:
-        model: frozen.
-        documents: token ids each, with the beginning-of-text token.
-        recipe: the numbers.
-        folder: for checkpoints and metrics; a training that was interrupted goes on exactly.
-        show: whether to show progress bars.
-
-    Returns:
-        A scope of folded JumpReLU transcoders, without labels or evidence.
+        order: what is trained.
+        rate: learning rate; by default 2e-4 / sqrt(width / 2^14), as the paper scales it.
+        anneal: k begins at so many times its end and falls over the first 40 % of the steps; helps short runs.
+        jump: export as JumpReLU with a threshold of the same mean L0.
     """
-    reads, writes = model.sites("mlp_in"), model.sites("mlp_out")
-    recording = record(model, documents, [*reads, *writes], FIRST)
-    learners = _learners(recording, reads, writes, recipe)
-    rows = Rows(recording, recipe.rows, recipe.flatten, recipe.seed + 1)
-    terms = {"error": (1.0, reconstruction), "revival": (1 / 8, revival(20 * recipe.rows))}
-    alone = Layerwise(learners, terms, Sparsity(recipe.k, 4.0))
-    fit(alone, rows, Plan(recipe.steps, Rate(2e-3), name="layers", folder=_below(folder, "layers"), show=show))
-    together = Joint(
-        [
-            Layerwise(learners, terms, Sparsity(recipe.k)),
-            Replaced(model, learners, Sparsity(recipe.k), recipe.divergence, FIRST),
-        ]
+    return _largest(order, TopK(_annealed(order, anneal), jump), rate)
+
+
+def batchtopk(order: Order, rate: int | float | None = None, anneal: int | float = 1.0) -> Objective:
+    """BatchTopK with AuxK (Bussmann et al. 2024, arXiv 2412.06410), exported as JumpReLU; sparsity is k.
+
+    Args:
+        order: what is trained.
+        rate: see `topk`.
+        anneal: see `topk`.
+    """
+    return _largest(order, BatchTopK(_annealed(order, anneal)), rate)
+
+
+def batchtopk_matryoshka(
+    order: Order, rate: int | float | None = None, anneal: int | float = 1.0, prefixes: tuple[int, ...] | None = None
+) -> Objective:
+    """BatchTopK whose first latents must do alone as well (Bussmann et al. 2025, arXiv 2503.17547); sparsity is k.
+
+    Args:
+        order: what is trained.
+        rate: see `topk`.
+        anneal: see `topk`.
+        prefixes: widths of the nested dictionaries; by default a 16th, an 8th, a quarter, half and all of the width.
+    """
+    return _largest(order, BatchTopK(_annealed(order, anneal)), rate, prefixes or _halves(order.width))
+
+
+def gemma_scope_1(
+    order: Order, rate: int | float = 7e-5, ramp: int = 10_000, fires: int | float | None = None
+) -> Objective:
+    """JumpReLU with a linear L0 penalty (Lieberum et al. 2024, arXiv 2408.05147); sparsity is the penalty's weight.
+
+    Transcoders begin with untied encoders and without the bias before the encoder, as appendix B.2 says. Short runs
+    need a larger rate and `fires`: thresholds are learned as logarithms, so from their first value, 0.001, they move
+    by a factor of e in 1 / rate steps.
+
+    Args:
+        order: what is trained.
+        rate: learning rate after 1,000 steps of warm-up (fewer in a short run).
+        ramp: steps over which the penalty's weight rises.
+        fires: latents a token that are on in the beginning, by their thresholds; about half of them by default.
+    """
+    return _gemma(order, L0(), Ramp(order.sparsity, 0.0, min(ramp, order.steps // 4)), (rate, fires))
+
+
+def gemma_scope_2(
+    order: Order,
+    rate: int | float = 7e-5,
+    weight: int | float = 1e-3,
+    frequency: int | float = 0.0,
+    prefixes: tuple[int, ...] | None = None,
+    ramp: int = 50_000,
+    fires: int | float | None = None,
+    origin: int | float | None = None,
+) -> Objective:
+    """JumpReLU, quadratic L0, Matryoshka, frequency penalty (Gemma Scope 2 report, equations 4 and 5); sparsity is L0.
+
+    The report leaves open the weight, the frequency penalty's form (here that of its authors' earlier update) and
+    the prefixes; see `QuadraticL0` for the factor that it states in two ways.
+
+    Args:
+        order: what is trained.
+        rate: see `gemma_scope_1`.
+        weight: of the quadratic penalty.
+        frequency: of the frequency penalty, as a share of `weight`.
+        prefixes: see `batchtopk_matryoshka`; `()` for none.
+        ramp: steps over which the weights rise.
+        fires: see `gemma_scope_1`.
+        origin: L0 that is aimed at in the beginning, where latents are taken from other coders: the sum of theirs.
+    """
+    rise = min(ramp, order.steps // 4)
+    more = ((Ramp(weight * frequency, 0.0, rise), Frequency()),) if frequency else ()
+    widths = _halves(order.width) if prefixes is None else prefixes
+    aim = Ramp(order.sparsity, origin, min(ramp, order.steps // 2))
+    return _gemma(order, QuadraticL0(aim), Ramp(weight, 0.0, rise), (rate, fires), more, widths)
+
+
+def anthropic_jumprelu(
+    order: Order, rate: int | float = 2e-4, silence: float = 3e-6, fires: float = 10_000
+) -> Objective:
+    """JumpReLU with a tanh penalty whose gradient reaches all parameters (Anthropic, January 2025 update).
+
+    Sparsity is the penalty's weight, 10 to 20 in the source. There rows have mean length sqrt(d), and errors are d
+    times ours: thresholds, kernel width and the scale of tanh are converted by sqrt(d), weights by d.
+
+    Args:
+        order: what is trained.
+        rate: learning rate, level and then straight to 0 over the last fifth.
+        silence: weight of the penalty on latents below their threshold, in the source's units.
+        fires: latents a token that are on in the beginning (each of m fires 10,000 / m of the time); at most half.
+    """
+    unit = sqrt(order.d_in)
+    length = 1 / sqrt(3)  # of a row drawn uniformly from +- 1 / sqrt(d)
+    terms = (
+        (ALWAYS, Reconstruction()),
+        (Ramp(order.sparsity / unit**2, 0.0, order.steps), Tanh(4.0 * unit)),
+        (Ramp(silence / unit), Silence()),
     )
-    both = Together([Rows(recording, recipe.rows, recipe.flatten, recipe.seed + 2), Texts(documents, recipe.tokens, 3)])
-    plan = Plan(recipe.joint_steps, Rate(1e-3), name="model", folder=_below(folder, "model"), show=show)
-    if recipe.joint_steps:
-        fit(together, both, plan)
-    return _scope(model, learners, recording, recipe)
+    return Objective(
+        layout=order.layout,
+        width=order.width,
+        gate=JumpReLU(0.1 / unit, 2.0 / unit),
+        terms=terms,
+        adam=Adam(Rate(rate, decay=order.steps // 5)),
+        steps=order.steps,
+        start=Start(True, length, length * order.d_in / order.width, fires=min(fires, order.width / 2)),
+        centred=False,
+        dead=order.dead(),
+    )
 
 
-def smallworld_transcoders(
-    model: Model, recipe: Transcoders | None = None, folder: Path | None = None, show: bool = False
-) -> Scope:
-    """Train and measure the scope of an embedded model, as it is shipped.
+def clt(order: Order, rate: int | float | None = None, anneal: int | float = 1.0) -> Objective:
+    """BatchTopK on each layer's latents, exported as JumpReLU (Gemma Scope 2 report, B.1); sparsity is k a layer.
 
-    Args:
-        model: an embedded model, or one of its family.
-        recipe: the numbers; by default those of the shipped scope.
-        folder: for checkpoints and metrics.
-        show: whether to show progress bars.
-
-    Returns:
-        The scope with `metrics` on held-out text; `features.describe` adds labels and evidence.
-    """
-    recipe = recipe or Transcoders()
-    documents, _ = world_text(model, DOCUMENTS, "train", recipe.seed)
-    scope = transcoders(model, documents, recipe, folder, show)
-    held_out, answers = world_text(model, HELD_OUT, "held_out", recipe.seed + 1)
-    scope.metrics = measure(model, scope, held_out, answers) | {"recipe": asdict(recipe)}
-    return scope
-
-
-def world_text(model: Model, count: int, split: str, seed: int) -> tuple[list[list[int]], list[list[bool]]]:
-    """Draw documents of the small world as token ids, and which of their tokens are answers.
+    The report's appendix B opens with "only JumpReLU in the final release" and ends with "for multi-layer we typically
+    train BatchTopK, then convert to JumpReLU"; the latter is followed, as it keeps the sparse form throughout.
+    Gradients of AuxK reach each layer's dead latents. Nothing is subtracted from the input, and decoder rows keep
+    length 1 over all layers that they write.
 
     Args:
-        model: its tokenizer is used.
-        count: how many documents.
-        split: "train" or "held_out".
-        seed: of the stream; the model itself was trained on parts of another one.
-
-    Raises:
-        BadInput: the model has no tokenizer.
+        order: what is trained; any layout, cross-layer transcoders and crosscoders foremost.
+        rate: see `topk`.
+        anneal: see `topk`.
     """
-    if model.tokenizer is None:
-        raise BadInput(f"The model {model.name} has no tokenizer; the text of the small world cannot be read.")
-    documents = list(islice(smallworld.stream(1000 + seed, 0, split), count))
-    tokens, answers = [], []
-    for document in documents:
-        encoding = model.tokenizer(document.text, return_offsets_mapping=True)
-        marks = [
-            any(stop > first and start < last for first, last in document.spans)
-            for start, stop in encoding["offset_mapping"]
-        ]
-        tokens.append([*encoding["input_ids"], model.tokenizer.eos_token_id])
-        answers.append([*marks, False])
-    return tokens, answers
+    return replace(batchtopk(order, rate, anneal), start=Start(tied=order.layout.reads == order.layout.writes))
 
 
-def _learners(recording: Recording, reads: list[Site], writes: list[Site], recipe: Transcoders) -> list[Learner]:
-    generator = torch.Generator().manual_seed(recipe.seed)
-    return [
-        Learner(read, write, recording.values[read.name], recording.values[write.name], recipe.width, generator)
-        for read, write in zip(reads, writes, strict=True)
-    ]
+RECIPES = {
+    each.__name__: each
+    for each in (topk, batchtopk, batchtopk_matryoshka, gemma_scope_1, gemma_scope_2, anthropic_jumprelu, clt)
+}
+"""All of them, by name."""
+
+WEIGHTED = ("gemma_scope_1", "anthropic_jumprelu")
+"""Recipes whose sparsity is the weight of a penalty, and not a number of latents."""
 
 
-def _scope(model: Model, learners: list[Learner], recording: Recording, recipe: Transcoders) -> Scope:
-    sample = torch.randperm(len(recording.tokens), generator=torch.Generator().manual_seed(recipe.seed))[:16384]
-    for learner in learners:
-        values: Tensor = recording.values[learner.coder.id][sample]
-        learner.calibrate(values, recipe.k)
-    coders = {learner.coder.id: learner.export() for learner in learners}
-    return Scope(f"{model.name}-scope", model.name, dict(coders), list(coders), untrained=("bos",))
+def _largest(
+    order: Order, gate: TopK | BatchTopK, rate: int | float | None, prefixes: tuple[int, ...] = ()
+) -> Objective:
+    peak = 2e-4 / sqrt(order.width / 2**14) if rate is None else rate
+    descent = Rate(peak, warmup=min(1000, order.steps // 20), decay=order.steps // 5)
+    return Objective(
+        layout=order.layout,
+        width=order.width,
+        gate=gate,
+        terms=((ALWAYS, Reconstruction()), (Ramp(1 / 32), AuxK())),
+        adam=Adam(descent),
+        steps=order.steps,
+        start=Start(pre_bias=order.own),
+        prefixes=prefixes,
+        unit=True,
+        dead=order.dead(),
+    )
 
 
-def _below(folder: Path | None, name: str) -> Path | None:
-    return None if folder is None else folder / name
+def _gemma(
+    order: Order,
+    penalty: L0 | QuadraticL0,
+    weight: Ramp,
+    numbers: tuple[float, float | None],
+    more: tuple[tuple[Ramp, Frequency], ...] = (),
+    prefixes: tuple[int, ...] = (),
+) -> Objective:
+    rate, fires = numbers
+    return Objective(
+        layout=order.layout,
+        width=order.width,
+        gate=JumpReLU(0.001, 0.001),
+        terms=((ALWAYS, Reconstruction()), (weight, penalty), *more),
+        adam=Adam(Rate(rate, min(1000, order.steps // 20), floor=0.1, cosine=True), (0.0, 0.999)),
+        steps=order.steps,
+        start=Start(tied=order.own, pre_bias=order.own, fires=fires, raised=True),
+        prefixes=prefixes,
+        centred=False,
+        unit=True,
+        dead=order.dead(),
+    )
+
+
+def _annealed(order: Order, times: int | float) -> Ramp:
+    return Ramp(order.sparsity, order.sparsity * times, round(0.4 * order.steps))
+
+
+def _halves(width: int) -> tuple[int, ...]:
+    return tuple(sorted({max(1, width // 2**n) for n in range(5)}))

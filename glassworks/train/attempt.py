@@ -1,0 +1,137 @@
+"""Attempts: what a coder in training made of a batch, part by part; all that a loss term sees.
+
+A coder is a sum of parts. Each reads some sites side by side with one matrix and writes some sites side by side
+with another, so that an SAE, a crosscoder and one layer of a CLT are the same code. This module must not know how
+an attempt is made nor what it costs.
+"""
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from glassworks.sites import Site
+from glassworks.train.codes import Codes
+from glassworks.train.touches import Warm
+
+Batch = Mapping[str, Float[Tensor, "token d"]]
+"""Site name -> scaled rows; the rows of all sites belong to the same tokens."""
+
+
+@final
+class Part(nn.Module):
+    """One encoder matrix and one decoder matrix, and what training must remember of their latents.
+
+    Args:
+        reads: the sites that it encodes, side by side.
+        writes: the sites that it helps to write, side by side.
+        weights: `w_enc (latent, d_in)`, `b_enc (latent)`, `w_dec (latent, d_out)`, perhaps `w_skip (d_in, d_out)`.
+        learned: the gate's parameters.
+        patience: a latent is dead after so many tokens without it.
+    """
+
+    w_enc: Any
+    b_enc: Any
+    w_dec: Any
+    w_skip: Any
+    silent: Tensor
+    threshold: Tensor
+
+    def __init__(
+        self,
+        reads: Sequence[Site],
+        writes: Sequence[Site],
+        weights: Mapping[str, Tensor],
+        learned: Mapping[str, Tensor],
+        patience: int,
+    ) -> None:
+        super().__init__()
+        self.reads, self.writes, self.patience, self.warm = tuple(reads), tuple(writes), patience, Warm()
+        for name in ("w_enc", "b_enc", "w_dec", "w_skip"):
+            self.register_parameter(name, nn.Parameter(weights[name]) if name in weights else None)
+        self._learned = nn.ParameterDict({name: nn.Parameter(value) for name, value in learned.items()})
+        self.register_buffer("silent", torch.zeros(len(self.b_enc), dtype=torch.long))
+        self.register_buffer("threshold", torch.zeros(()))
+
+    @property
+    def learned(self) -> Mapping[str, Tensor]:
+        """The gate's parameters."""
+        return dict(self._learned.items())
+
+    @property
+    def norms(self) -> Float[Tensor, " latent"]:
+        """Lengths of the decoder rows, over all sites that are written."""
+        return self.w_dec.norm(dim=1)
+
+    @property
+    def dead(self) -> Bool[Tensor, " latent"]:
+        """Which latents have been silent for longer than the patience."""
+        return self.silent > self.patience
+
+    def joined(self, batch: Batch) -> Float[Tensor, "token d_in"]:
+        """What it reads, side by side."""
+        return side_by_side([batch[site.name] for site in self.reads])
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Share:
+    """What one part contributed to an attempt.
+
+    Attributes:
+        part: whose it is.
+        columns: which columns of the target the part helps to write.
+        read: what it read, side by side.
+        codes: the pre-activations that its gate touched.
+        values: its activations, as entries.
+        on: 1 where a latent is on, as entries, with the gate's gradient.
+        asked: the further pre-activations that loss terms asked for, by the term.
+    """
+
+    part: Part
+    columns: slice
+    read: Float[Tensor, "token d_in"]
+    codes: Codes
+    values: Tensor
+    on: Tensor
+    asked: Mapping[Hashable, Codes]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Attempt:
+    """What a coder made of some rows, everything in its scaled units.
+
+    Attributes:
+        target: what it should write, all sites side by side.
+        nested: what it wrote, once for each Matryoshka prefix; the last is all of it.
+        shares: what its parts contributed.
+        bias: what it writes with all latents silent.
+        sites: how many sites it writes.
+        step: steps done before.
+    """
+
+    target: Float[Tensor, "token d_out"]
+    nested: Float[Tensor, "prefix token d_out"]
+    shares: list[Share]
+    bias: Float[Tensor, " d_out"]
+    sites: int
+    step: int = 0
+
+    @property
+    def written(self) -> Float[Tensor, "token d_out"]:
+        """What it wrote with all its latents."""
+        return self.nested[-1]
+
+    @property
+    def tokens(self) -> int:
+        """How many rows."""
+        return len(self.target)
+
+
+def side_by_side(values: Sequence[Tensor]) -> Tensor:
+    """Tensors along their last axis; one alone is not copied."""
+    return values[0] if len(values) == 1 else torch.cat([*values], dim=-1)

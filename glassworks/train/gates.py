@@ -1,0 +1,269 @@
+"""Gates: which latents are on while they are trained, and how strongly. Values that an objective holds.
+
+A gate says which pre-activations matter (its touch), makes activations of them, with the gradients that the
+papers define where a step has none, and says what the trained coder's activation is. Its numbers that are learned
+lie in the part that it belongs to. This module must not know what is minimised.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, NamedTuple, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from glassworks import coders
+from glassworks.train.attempt import Part
+from glassworks.train.codes import Codes
+from glassworks.train.schedule import Ramp
+from glassworks.train.touches import Above, Largest, LargestOfBatch, Touch
+
+
+class Opened(NamedTuple):
+    """What a gate lets through.
+
+    Attributes:
+        values: activations, as entries.
+        on: 1 where a latent is on, as entries; its gradient is the gate's own, or none.
+    """
+
+    values: Tensor
+    on: Tensor
+
+
+class Gate(ABC):
+    """Turns pre-activations into activations."""
+
+    def parameters(self, first: Float[Tensor, " latent"]) -> dict[str, Tensor]:
+        """What it learns, as it is in the beginning; nothing by default.
+
+        Args:
+            first: above which pre-activation each latent should be on.
+        """
+        return {}
+
+    @property
+    def calibrated(self) -> float | None:
+        """How many latents a token the threshold of the trained coder must leave on; None where it has its own."""
+        return None
+
+    @property
+    def first(self) -> float:
+        """Above which pre-activation a latent is on in the beginning."""
+        return 0.0
+
+    @abstractmethod
+    def touch(self, part: Part, step: int) -> Touch:
+        """Which entries matter."""
+
+    @abstractmethod
+    def open(self, part: Part, codes: Codes) -> Opened:
+        """The activations of the touched entries."""
+
+    @abstractmethod
+    def encoder(self, part: Part, w_enc: Tensor) -> tuple[Tensor, Tensor, coders.Activation]:
+        """The trained coder's encoder matrix, encoder bias and activation."""
+
+
+@final
+@dataclass(frozen=True)
+class Rectifier(Gate):
+    """Every positive pre-activation is on; an L1 term makes it sparse (Bricken et al. 2023)."""
+
+    def touch(self, part: Part, step: int) -> Touch:
+        """Those above zero."""
+        return Above(torch.zeros_like(part.b_enc))
+
+    def open(self, part: Part, codes: Codes) -> Opened:
+        """The positive ones."""
+        return _rectified(codes)
+
+    def encoder(self, part: Part, w_enc: Tensor) -> tuple[Tensor, Tensor, coders.Activation]:
+        """As it was trained."""
+        return w_enc, part.b_enc, coders.ReLU()
+
+
+@final
+@dataclass(frozen=True)
+class TopK(Gate):
+    """The k largest of each token are on, where positive (Gao et al. 2024, arXiv 2406.04093).
+
+    Attributes:
+        k: how many, over the steps.
+        jump: give the trained coder a JumpReLU of the same mean L0, whose choice depends on no other latent.
+    """
+
+    k: Ramp
+    jump: bool = False
+
+    @property
+    def calibrated(self) -> float | None:
+        """K in the end, where a threshold takes its place."""
+        return float(self.k.end) if self.jump else None
+
+    def touch(self, part: Part, step: int) -> Touch:
+        """The k largest."""
+        return Largest(max(1, round(self.k(step))))
+
+    def open(self, part: Part, codes: Codes) -> Opened:
+        """The positive ones among them."""
+        return _rectified(codes)
+
+    def encoder(self, part: Part, w_enc: Tensor) -> tuple[Tensor, Tensor, coders.Activation]:
+        """TopK, or JumpReLU at the calibrated threshold."""
+        return w_enc, part.b_enc, _jump(part) if self.jump else coders.TopK(max(1, round(self.k.end)))
+
+
+@final
+@dataclass(frozen=True)
+class BatchTopK(Gate):
+    """The k * tokens largest of a batch are on, where positive (Bussmann et al. 2024, arXiv 2412.06410).
+
+    Attributes:
+        k: how many a token on average, over the steps.
+    """
+
+    k: Ramp
+
+    @property
+    def calibrated(self) -> float | None:
+        """K in the end: a trained coder has JumpReLU, as the choice at a token must not depend on its batch."""
+        return float(self.k.end)
+
+    def touch(self, part: Part, step: int) -> Touch:
+        """The largest of the batch."""
+        return LargestOfBatch(self.k(step), part.warm)
+
+    def open(self, part: Part, codes: Codes) -> Opened:
+        """All of them."""
+        return _rectified(codes)
+
+    def encoder(self, part: Part, w_enc: Tensor) -> tuple[Tensor, Tensor, coders.Activation]:
+        """JumpReLU at the calibrated threshold."""
+        return w_enc, part.b_enc, _jump(part)
+
+
+@final
+@dataclass(frozen=True)
+class JumpReLU(Gate):
+    """A latent is on above a threshold that it learns (Rajamanoharan et al. 2024, arXiv 2407.14435).
+
+    With the rectangle kernel K of width `bandwidth` e, the gradients of a loss through the activation J and through
+    the step H, both at pre-activation z and threshold t, are the paper's (equations 11 and 12):
+    dJ/dz = H, dJ/dt = -(t / e) K((z - t) / e), dH/dz = 0, dH/dt = -(1 / e) K((z - t) / e).
+    The threshold is learned as its logarithm, so that it stays positive.
+
+    Attributes:
+        initial: threshold in the beginning, in units of the scaled activations.
+        bandwidth: width of the kernel.
+        everything: the step's gradient reaches the pre-activation as well, dH/dz = (1 / e) K, so that a penalty on
+            H trains all parameters and not the thresholds alone.
+    """
+
+    initial: int | float = 0.001
+    bandwidth: int | float = 0.001
+    everything: bool = False
+
+    def parameters(self, first: Float[Tensor, " latent"]) -> dict[str, Tensor]:
+        """The logarithms of the thresholds."""
+        return {"log_threshold": first.log()}
+
+    @property
+    def first(self) -> float:
+        """The first threshold."""
+        return float(self.initial)
+
+    def touch(self, part: Part, step: int) -> Touch:
+        """Those that are on, and those in the kernel's window."""
+        return Above(part.learned["log_threshold"].detach().exp() - self.bandwidth / 2)
+
+    def open(self, part: Part, codes: Codes) -> Opened:
+        """Those above their threshold."""
+        threshold = codes.of_latent(part.learned["log_threshold"].exp())
+        values = Jump.apply(codes.pre, threshold, self.bandwidth)
+        return Opened(values, Step.apply(codes.pre, threshold, self.bandwidth, self.everything))
+
+    def encoder(self, part: Part, w_enc: Tensor) -> tuple[Tensor, Tensor, coders.Activation]:
+        """As it was trained."""
+        return w_enc, part.b_enc, coders.JumpReLU(part.learned["log_threshold"].detach().exp())
+
+
+@final
+@dataclass(frozen=True)
+class Gated(Gate):
+    """A gate decides, another bias and scale say how strongly (Rajamanoharan et al. 2024, arXiv 2404.16014).
+
+    The gate's step passes no gradient: the encoder learns when to fire from the auxiliary term. `b_enc` is the
+    gate's bias; the trained coder is the JumpReLU coder that it equals.
+    """
+
+    def parameters(self, first: Float[Tensor, " latent"]) -> dict[str, Tensor]:
+        """Logarithm of the magnitude's scale, and its bias."""
+        return {"r_mag": torch.zeros_like(first), "b_mag": torch.zeros_like(first)}
+
+    def touch(self, part: Part, step: int) -> Touch:
+        """Those whose gate is open."""
+        return Above(torch.zeros_like(part.b_enc))
+
+    def open(self, part: Part, codes: Codes) -> Opened:
+        """`relu(exp(r_mag) w x + b_mag)` where the gate is open."""
+        read = codes.pre - codes.of_latent(part.b_enc)
+        scale, bias = codes.of_latent(part.learned["r_mag"].exp()), codes.of_latent(part.learned["b_mag"])
+        values = (scale * read + bias).relu() * (codes.pre > 0)
+        return Opened(values, (values > 0).to(values.dtype))
+
+    def encoder(self, part: Part, w_enc: Tensor) -> tuple[Tensor, Tensor, coders.Activation]:
+        """JumpReLU."""
+        learned = {name: value.detach() for name, value in part.learned.items()}
+        return coders.gated(w_enc, part.b_enc.detach(), learned["b_mag"], learned["r_mag"])
+
+
+class Step(torch.autograd.Function):
+    """1 above the threshold, else 0; with the rectangle kernel's gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, pre: Tensor, threshold: Tensor, bandwidth: int | float, everything: bool) -> Tensor:
+        """The step."""
+        ctx.save_for_backward(pre, threshold)
+        ctx.bandwidth, ctx.everything = bandwidth, everything
+        return (pre > threshold).to(pre.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """To the threshold, and to the pre-activation where everything learns from it."""
+        pre, threshold = ctx.saved_tensors
+        slope = grads[0] * _kernel(pre, threshold, ctx.bandwidth) / ctx.bandwidth
+        return slope if ctx.everything else None, (-slope).sum_to_size(threshold.shape), None, None
+
+
+class Jump(torch.autograd.Function):
+    """The pre-activation above the threshold, else 0; with the paper's gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, pre: Tensor, threshold: Tensor, bandwidth: int | float) -> Tensor:
+        """JumpReLU."""
+        ctx.save_for_backward(pre, threshold)
+        ctx.bandwidth = bandwidth
+        return pre * (pre > threshold)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """To the pre-activation where it is on, and to the threshold where the kernel is not zero."""
+        pre, threshold = ctx.saved_tensors
+        slope = grads[0] * threshold * _kernel(pre, threshold, ctx.bandwidth) / ctx.bandwidth
+        return grads[0] * (pre > threshold), (-slope).sum_to_size(threshold.shape), None
+
+
+def _kernel(pre: Tensor, threshold: Tensor, bandwidth: int | float) -> Tensor:
+    return ((pre - threshold).abs() < bandwidth / 2).to(pre.dtype)
+
+
+def _rectified(codes: Codes) -> Opened:
+    values = codes.pre.relu()
+    return Opened(values, (values > 0).to(values.dtype))
+
+
+def _jump(part: Part) -> coders.JumpReLU:
+    threshold: Float[Tensor, ""] = part.threshold
+    return coders.JumpReLU(threshold.detach().expand(len(part.b_enc)).clone())

@@ -1,0 +1,265 @@
+"""The embedded models' scopes: the recipe with which they are shipped.
+
+The text is harvested once, and every kind of coder learns from the same store, all its layers in one fleet. Coders that
+stand in for the MLPs then go through a second stage, all together in the replaced model.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import final
+
+import torch
+
+from glassworks import smallworld
+from glassworks.coders import Crosscoder, Scope, Shelf, Transcoder, replacement_of
+from glassworks.errors import BadInput
+from glassworks.evals import measure
+from glassworks.harvest import Activations, Reading, Rows, harvest, load_store
+from glassworks.models import Model
+from glassworks.sites import Site
+from glassworks.train.fleet import Fleet
+from glassworks.train.gates import BatchTopK
+from glassworks.train.joint import Divergence, Texts
+from glassworks.train.layouts import Layout, layouts
+from glassworks.train.loop import Plan, fit
+from glassworks.train.objective import Adam, Objective
+from glassworks.train.revive import Dead
+from glassworks.train.schedule import Ramp, Rate
+from glassworks.train.start import Start
+from glassworks.train.terms import AuxK, Reconstruction
+from glassworks.train.trainee import Member
+
+FIRST = 1
+"""Position 0 holds the beginning-of-text token, whose activations are one constant: nothing to learn there."""
+
+DOCUMENTS, HELD_OUT = 16_000, 2_000
+"""Documents of the small world that its scope is trained and measured on."""
+
+MLP = ("mlp_in", "mlp_out")
+STORED = torch.bfloat16
+"""Number type in which the weights of scopes are stored; thresholds stay float32."""
+
+
+@final
+@dataclass(frozen=True)
+class Coders:
+    """One kind of coder in a suite, at all layers of a model.
+
+    Attributes:
+        kind: a key of `layouts.KINDS`.
+        sites: the kinds of sites that they read and write.
+        width: latents of each part.
+        k: active latents a token in the end, of each part.
+        steps: of training on the true model's rows.
+        joint_steps: after that, of training all layers in the replaced model.
+    """
+
+    kind: str
+    sites: tuple[str, ...]
+    width: int
+    k: float
+    steps: int = 1500
+    joint_steps: int = 0
+
+    def objective(self, layout: Layout, rows: int) -> Objective:
+        """The first stage's: BatchTopK with k annealed from 4 times its end, AuxK, the error on centred rows."""
+        return Objective(
+            layout=layout,
+            width=self.width,
+            gate=BatchTopK(Ramp(self.k, 4.0 * self.k, round(0.4 * self.steps))),
+            terms=((Ramp(1.0), Reconstruction()), (Ramp(1 / 8), AuxK())),
+            adam=Adam(Rate(2e-3, 50, round(0.3 * self.steps)), (0.9, 0.99)),
+            steps=self.steps,
+            start=Start(decoder=0.3),
+            dead=Dead(20 * rows),
+        )
+
+    def together(self, objective: Objective) -> Objective:
+        """The second stage's."""
+        rate = Rate(1e-3, 50, round(0.3 * self.joint_steps))
+        gate, adam = BatchTopK(Ramp(self.k)), replace(objective.adam, rate=rate)
+        return replace(objective, gate=gate, adam=adam, steps=self.joint_steps)
+
+
+@final
+@dataclass(frozen=True)
+class Suite:
+    """The coders of a scope, and what they share.
+
+    Attributes:
+        coders: of each kind; the first ones that write all MLP outputs stand in for the MLPs in a trace.
+        rows: tokens a step.
+        tokens: tokens of text a step in the replaced model.
+        flatten: how much more often rare tokens and pairs are drawn than they occur, 0 to 1.
+        divergence: weight of the replaced model's divergence.
+        seed: of everything that is drawn.
+    """
+
+    coders: tuple[Coders, ...]
+    rows: int = 1024
+    tokens: int = 1024
+    flatten: float = 0.6
+    divergence: float = 1.0
+    seed: int = 0
+
+
+TRANSCODERS = Suite((Coders("transcoder", MLP, 512, 8.0, joint_steps=100),))
+"""What stands in for the MLPs, and nothing else; as narrow as the size of a wheel asks for."""
+
+FULL = Suite(
+    (
+        Coders("transcoder", MLP, 1024, 8.0, joint_steps=100),
+        Coders("skip_transcoder", MLP, 512, 8.0, joint_steps=100),
+        Coders("clt", MLP, 512, 8.0, joint_steps=100),
+        Coders("sae", ("resid_post",), 1024, 24.0),
+        Coders("sae", ("attn_out", "mlp_out"), 384, 16.0),
+        Coders("crosscoder", ("resid_post",), 768, 24.0),
+    )
+)
+"""Every kind of coder."""
+
+
+def train_suite(
+    model: Model,
+    documents: Sequence[Sequence[int]],
+    suite: Suite,
+    folder: Path | None = None,
+    show: bool = False,
+) -> Scope:
+    """Train coders of several kinds at every layer of a model, from one harvest.
+
+    BatchTopK with k annealed (Bussmann et al. 2024), AuxK (Gao et al. 2024), tokens drawn with flattened frequency.
+    In the second stage the error of each layer on the true model's rows stays in the loss, so that the coders remain
+    faithful to their own layer, and the divergence of the replaced model is added, so that errors which compound over
+    the layers are learned away.
+
+    Args:
+        model: frozen.
+        documents: token ids each, with the beginning-of-text token.
+        suite: what to train.
+        folder: for the harvest, checkpoints and metrics; a training that was interrupted goes on exactly.
+        show: whether to show how it goes.
+
+    Returns:
+        A scope of folded JumpReLU coders, without labels or evidence.
+    """
+    with TemporaryDirectory() as passing:
+        rows = _harvested(model, documents, suite, folder or Path(passing))
+        scopes = [_trained(model, documents, rows, suite, each, folder, show) for each in suite.coders]
+    entries = [entry for scope in scopes for entry in scope.entries]
+    built = {name: scope[name] for scope in scopes for name in scope}
+    stand_ins = [found for scope in scopes if (found := replacement_of(scope.entries))]
+    failed = {name: why for scope in scopes for name, why in scope.metrics.get("failed", {}).items()}
+    return replace(
+        scopes[0],
+        coders=Shelf(entries, built),
+        replacement=stand_ins[0] if stand_ins else [],
+        metrics={"failed": failed} if failed else {},
+    )
+
+
+def smallworld_scope(model: Model, suite: Suite = TRANSCODERS, folder: Path | None = None, show: bool = False) -> Scope:
+    """Train and measure the scope of an embedded model, as it is shipped.
+
+    Args:
+        model: an embedded model, or one of its family.
+        suite: what to train.
+        folder: for the harvest, checkpoints and metrics.
+        show: whether to show how it goes.
+
+    Returns:
+        The scope with `metrics` on held-out text; `features.describe` adds labels and evidence.
+    """
+    documents, _ = world_text(model, DOCUMENTS, "train", suite.seed)
+    scope = train_suite(model, documents, suite, folder, show)
+    _round(scope)
+    held_out, answers = world_text(model, HELD_OUT, "held_out", suite.seed + 1)
+    scope.metrics |= measure(model, scope, held_out, answers) | {"recipe": asdict(suite)}
+    return scope
+
+
+def world_text(model: Model, count: int, split: str, seed: int) -> tuple[list[list[int]], list[list[bool]]]:
+    """Draw documents of the small world as token ids, and which of their tokens are answers.
+
+    Args:
+        model: its tokenizer is used; one with a chat template reads conversations as well.
+        count: how many documents.
+        split: "train" or "held_out".
+        seed: of the stream; the model itself was trained on parts of another one.
+
+    Raises:
+        BadInput: the model has no tokenizer.
+    """
+    if model.tokenizer is None:
+        raise BadInput(f"The model {model.name} has no tokenizer; the text of the small world cannot be read.")
+    stream = smallworld.finetuning if model.tokenizer.chat_template else smallworld.stream
+    documents = list(islice(stream(1000 + seed, 0, split), count))
+    tokens, answers = [], []
+    for document in documents:
+        encoding = model.tokenizer(document.text, return_offsets_mapping=True)
+        marks = [
+            any(stop > first and start < last for first, last in document.spans)
+            for start, stop in encoding["offset_mapping"]
+        ]
+        tokens.append([*encoding["input_ids"], model.tokenizer.eos_token_id])
+        answers.append([*marks, False])
+    return tokens, answers
+
+
+def _round(scope: Scope) -> None:
+    """Round weights to the type that they are stored in, so that what is measured is what is shipped."""
+    for part in scope.single.values():
+        assert isinstance(part, Transcoder | Crosscoder)
+        for weight in part.weights().values():
+            weight.copy_(weight.to(STORED))
+
+
+def _harvested(model: Model, documents: Sequence[Sequence[int]], suite: Suite, folder: Path) -> Activations:
+    """The rows of every site that a suite needs."""
+    sites = list(dict.fromkeys(site for each in suite.coders for site in _sites(model, each)))
+    harvest(model, documents, sites, folder / "store", Reading(untrained=("bos",)))
+    return load_store(folder / "store")
+
+
+def _sites(model: Model, coders: Coders) -> list[Site]:
+    return [site for kind in coders.sites for site in model.sites(kind)]
+
+
+def _trained(
+    model: Model,
+    documents: Sequence[Sequence[int]],
+    rows: Activations,
+    suite: Suite,
+    coders: Coders,
+    folder: Path | None,
+    show: bool,
+) -> Scope:
+    """The coders of one kind."""
+
+    def plan(stage: str) -> Plan:
+        words = "-".join((coders.kind, *coders.sites, stage))
+        return Plan(None if folder is None else folder / words, resume=True, show=show)
+
+    found = layouts(coders.kind, _sites(model, coders))
+    members = [
+        Member(
+            each.name,
+            coders.objective(each, suite.rows),
+            suite.seed + number,
+            coders.k,
+            ("affine",) if each.skip else (),
+        )
+        for number, each in enumerate(found)
+    ]
+    fleet = Fleet(members, Rows(rows, suite.rows, suite.flatten, suite.seed + 1))
+    fit(fleet, plan("layers"))
+    if coders.joint_steps:
+        alone, joint = fleet, [replace(each, objective=coders.together(each.objective)) for each in members]
+        fleet = Fleet(joint, Rows(rows, suite.rows, suite.flatten, suite.seed + 2))
+        fleet.take(alone)
+        fit(fleet, plan("model"), Divergence(model, Texts(documents, suite.tokens, 3), suite.divergence, FIRST))
+    fleet.stream = Rows(rows, 4 * suite.rows, 0.0, suite.seed)  # thresholds belong to text as it is
+    return fleet.scope(f"{model.name}-scope", model.name)

@@ -1,0 +1,152 @@
+"""A known dictionary is found again: mean max cosine and F1 of every recipe.
+
+Rows are sums of a few of 512 directions in 128 dimensions. Plain: each fires by itself. Correlated: features come in
+groups of eight that fire together. Hierarchical: a child only fires with its parent, so that a plain coder absorbs the
+parent into its children.
+"""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from glassworks.coders import Coder
+from glassworks.harvest import Recording, Rows
+from glassworks.sites import Site
+from glassworks.train import (
+    L1,
+    Adam,
+    Axes,
+    Fleet,
+    Gated,
+    GateL1,
+    GateReconstruction,
+    Layout,
+    Member,
+    Objective,
+    Ramp,
+    Rate,
+    Reconstruction,
+    Rectifier,
+    Start,
+    Tanh,
+    fit,
+    layouts,
+    table,
+)
+from glassworks.train.gates import JumpReLU
+
+SITE = Site("resid_post", 0)
+D, FEATURES, ROWS, ON, CHILDREN = 128, 512, 60_000, 8, 3
+WIDTH, STEPS, BATCH = 512, 3000, 1024
+
+
+def directions(generator: torch.Generator) -> Tensor:
+    return torch.nn.functional.normalize(torch.randn(FEATURES, D, generator=generator))
+
+
+def plain(generator: torch.Generator) -> Tensor:
+    """Each feature by itself, common ones a hundred times as often as rare ones."""
+    often = torch.logspace(0, -2, FEATURES)
+    return torch.rand(ROWS, FEATURES, generator=generator) < often * ON / often.sum()
+
+
+def correlated(generator: torch.Generator) -> Tensor:
+    """In groups of eight, of which an active one lets half of its features fire."""
+    groups = torch.rand(ROWS, FEATURES // 8, generator=generator) < ON / FEATURES * 2
+    return groups.repeat_interleave(8, 1) & (torch.rand(ROWS, FEATURES, generator=generator) < 0.5)
+
+
+def hierarchical(generator: torch.Generator) -> Tensor:
+    """128 parents with three children each; with an active parent one child is active, or none."""
+    parents = FEATURES // (1 + CHILDREN)
+    on = torch.rand(ROWS, parents, generator=generator) < ON / 2 / parents
+    which = torch.randint(CHILDREN + 1, (ROWS, parents), generator=generator)
+    children = torch.stack([on & (which == n) for n in range(CHILDREN)], 2).flatten(1)
+    return torch.cat([on, children], 1)
+
+
+WORLDS = {"plain": plain, "correlated": correlated, "hierarchical": hierarchical}
+
+
+def world(name: str) -> tuple[Tensor, Tensor, Recording]:
+    generator = torch.Generator().manual_seed(7)
+    truth, on = directions(generator), WORLDS[name](generator)
+    strength = on * (0.5 + torch.rand(ROWS, FEATURES, generator=generator))
+    rows = torch.arange(ROWS)
+    return truth, on, Recording(rows % 97, rows // 50, rows % 50, {SITE.name: strength @ truth})
+
+
+def members(stream: Rows, layout: Layout, l0: float) -> list[Member]:
+    short = {"rate": 2e-3, "anneal": 4.0}
+    jump = {"rate": 2e-3, "fires": 4 * l0}
+    recipes = [("topk", l0, short), ("batchtopk", l0, short), ("batchtopk_matryoshka", l0, short)]
+    recipes += [("gemma_scope_1", 2e-3, jump), ("gemma_scope_2", l0, jump | {"weight": 5e-3, "prefixes": ()})]
+    recipes += [("anthropic_jumprelu", 1.0, {"rate": 1e-3, "fires": 4 * l0})]
+    found = []
+    for name, sparsity, numbers in recipes:
+        made = table(name, [layout], Axes([WIDTH], [sparsity]), stream, STEPS, numbers)
+        found += [replace(each, name=name) for each in made]
+    return [*found, Member("relu_l1", by_l1(layout)), Member("gated", gated(layout)), Member("tanh", tanh(layout))]
+
+
+def by_hand(layout: Layout, gate, terms, **more) -> Objective:
+    adam = Adam(Rate(2e-3, 100, STEPS // 5))
+    return Objective(layout, WIDTH, gate, ((Ramp(1.0), Reconstruction()), *terms), adam, STEPS, centred=False, **more)
+
+
+def by_l1(layout: Layout) -> Objective:
+    return by_hand(layout, Rectifier(), ((Ramp(0.05, 0.0, 500), L1()),))
+
+
+def gated(layout: Layout) -> Objective:
+    terms = ((Ramp(0.05, 0.0, 500), GateL1()), (Ramp(1.0), GateReconstruction()))
+    return by_hand(layout, Gated(), terms, unit=True)
+
+
+def tanh(layout: Layout) -> Objective:
+    start = Start(fires=4.0 * ON, raised=True)
+    return by_hand(layout, JumpReLU(0.01, 0.02), ((Ramp(1e-2, 0.0, 500), Tanh(4.0)),), start=start, unit=True)
+
+
+def recovered(coder: Coder, truth: Tensor, on: Tensor, rows: Tensor) -> dict[str, float]:
+    """Mean max cosine of true directions, and F1 of each true feature's best latent at saying when it is on."""
+    found = torch.nn.functional.normalize(coder.decoder_rows(torch.arange(coder.d_latent)))
+    best = (truth @ found.T).max(1)
+    fires = coder.encode(rows).dense()[:, best.indices] > 0
+    both = (fires & on).sum(0).double()
+    f1 = 2 * both / (fires.sum(0) + on.sum(0)).clamp_min(1)
+    return {"cosine": float(best.values.mean()), "f1": float(f1.mean())}
+
+
+@pytest.mark.parametrize("name", WORLDS)
+@pytest.mark.timeout(3600)
+def test_the_dictionary_is_found(name, keep):
+    truth, on, recording = world(name)
+    stream = Rows(recording, BATCH, 0.0, 0)
+    fleet = fit(Fleet(members(stream, layouts("sae", [SITE])[0], float(on.sum(1).float().mean())), stream))
+    scope, held = fleet.scope("recovery", "synthetic"), slice(0, 8000)
+    rows = recording.values[SITE.name][held]
+    measured = fleet.measure(scope, 8)
+    figures = {
+        member: {each: measured[member][each] for each in ("l0", "fvu", "dead")}
+        | recovered(scope[member], truth, on[held], rows)
+        for member in scope
+    }
+    keep(
+        f"recovery_{name}",
+        {"rows": ROWS, "steps": STEPS, "batch": BATCH, "true_l0": float(on.sum(1).float().mean())} | figures,
+    )
+    for member, each in figures.items():
+        print(f"{name:13} {member:22} " + "  ".join(f"{key} {value:.3f}" for key, value in each.items()))
+    assert not fleet.failed
+    assert figures["topk"]["cosine"] > 0.85
+    assert figures["batchtopk"]["cosine"] > 0.85
+    if name == "hierarchical":
+        parents = slice(0, FEATURES // (1 + CHILDREN))
+        ours, plain_ = (
+            recovered(scope[each], truth[parents], on[held, parents], rows)["f1"]
+            for each in ("batchtopk_matryoshka", "batchtopk")
+        )
+        assert ours > plain_

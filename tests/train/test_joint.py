@@ -1,0 +1,96 @@
+"""The loss of the replaced model, against a plain computation."""
+
+import pytest
+import torch
+
+from glassworks.harvest import Rows, record
+from glassworks.models import Model
+from glassworks.sites import Site
+from glassworks.train import (
+    Adam,
+    Divergence,
+    Fleet,
+    Member,
+    Objective,
+    Ramp,
+    Rate,
+    Reconstruction,
+    Rectifier,
+    Texts,
+    layouts,
+)
+from glassworks.train import fit as run
+
+SITES = [Site(kind, layer) for kind in ("mlp_in", "mlp_out") for layer in (0, 1)]
+DOCUMENTS = [[2, *torch.randint(3, 31, (5 + number % 3,)).tolist()] for number in range(40)]
+
+
+def fleet(model: Model, kind: str, weight: float = 1.0, steps: int = 60) -> Fleet:
+    terms = ((Ramp(weight), Reconstruction()),)
+    adam = Adam(Rate(5e-3, 5, steps // 3))
+    members = [
+        Member(each.name, Objective(each, 48, Rectifier(), terms, adam, steps), 0) for each in layouts(kind, SITES)
+    ]
+    return Fleet(members, Rows(record(model, DOCUMENTS, SITES, 1), 64, 0.0, 0))
+
+
+@pytest.mark.parametrize("kind", ["transcoder", "skip_transcoder", "clt"])
+def test_the_divergence_is_that_of_a_model_with_coders_by_hand(tiny: Model, kind):
+    made = fleet(tiny, kind)
+    with torch.no_grad():
+        for trainee in made.trainees:
+            for part in trainee.learner.parts:
+                if part.w_skip is not None:
+                    part.w_skip.normal_(0, 0.1, generator=torch.Generator().manual_seed(0))
+    loss = Divergence(tiny, Texts(DOCUMENTS[:1], 9, 0), 1.0, 1).loss(made, DOCUMENTS[:1], 0)
+    coders = made.scope("a", "tiny")
+    ids, kept, hooks = torch.tensor(DOCUMENTS[:1]), {}, []
+    true = tiny.hf(ids).logits[0].log_softmax(-1)
+
+    def write(layer: int):
+        def hook(module, args, out):
+            total = 0.0
+            for coder in coders.coders.values():
+                for part in coder.parts:
+                    if Site("mlp_out", layer) in part.writes:
+                        x, site = kept[part.reads[0].layer], Site("mlp_out", layer)
+                        found, skip = part.decode(part.encode(x), site), part.skip(site)
+                        total = total + found + (0.0 if skip is None else x @ skip)
+            return torch.cat([out[:, :1], total[:, 1:]], 1)
+
+        return hook
+
+    for layer, block in enumerate(tiny.hf.model.layers):
+        keep = lambda module, args, out, layer=layer: kept.update({layer: out})  # noqa: E731
+        hooks.append(block.pre_feedforward_layernorm.register_forward_hook(keep))
+        hooks.append(block.post_feedforward_layernorm.register_forward_hook(write(layer)))
+    replaced = tiny.hf(ids).logits[0].log_softmax(-1)
+    for hook in hooks:
+        hook.remove()
+    by_hand = (true.exp() * (true - replaced)).sum(-1).mean()
+    assert loss.item() == pytest.approx(by_hand.item(), rel=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["transcoder", "clt"])
+def test_training_on_it_lowers_the_divergence(tiny: Model, kind):
+    made, joint = fleet(tiny, kind, 0.0), Divergence(tiny, Texts(DOCUMENTS, 200, 0), 1.0, 1)
+    before = float(joint.loss(made, DOCUMENTS, 0).detach())
+    run(made, companion=joint)
+    assert float(joint.loss(made, DOCUMENTS, 0).detach()) < 0.5 * before
+    assert made.together["divergence"] > 0
+    assert all(parameter.grad is None for parameter in tiny.hf.parameters())
+
+
+def test_texts_are_of_similar_length_and_all_come():
+    documents = [[number] * (1 + number % 9) for number in range(200)]
+    texts, again = Texts(documents, 40, 0), Texts(documents, 40, 0)
+    seen = set()
+    for _ in range(300):
+        batch = texts.draw()
+        lengths = [len(each) for each in batch]
+        assert max(lengths) - min(lengths) <= 8
+        seen |= {each[0] for each in batch}
+    assert seen == set(range(200))
+    again.restore(texts.state())
+    assert again.draw() == texts.draw()
+    assert Texts([[1, 2]], 100, 0).draw() == [[1, 2]]
