@@ -26,6 +26,9 @@ external: $(READY)  ## Compare with the libraries whose files we read and write,
 bench: $(READY)  ## Timings; they write JSON to benchmarks/results.
 	$(BIN)/python benchmarks/trace.py
 	$(BIN)/python benchmarks/coders.py
+	$(BIN)/python benchmarks/store.py
+	$(BIN)/python benchmarks/training.py --budget-minutes 120
+	$(BIN)/python benchmarks/training_end_to_end.py
 
 web: $(READY)  ## Fetch the explorer's libraries again.
 	$(BIN)/python hatch_build.py

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from glassworks.edits import scale_features as scale_features
     from glassworks.edits import set_features as set_features
     from glassworks.errors import GlassworksError as GlassworksError
+    from glassworks.harvest import load_store as load_store
     from glassworks.models import Model as Model
     from glassworks.models import load_model as load_model
     from glassworks.notebook import show as show
@@ -38,6 +39,7 @@ _HOMES = {
     "load_graph": "circuits",
     "load_model": "models",
     "load_scope": "coders",
+    "load_store": "harvest",
     "scale_features": "edits",
     "set_features": "edits",
     "show": "notebook",

@@ -160,6 +160,20 @@ def replace_table(path: Path | str, kind: str, name: str, value: Any) -> None:
     replace_text(stored.path / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False))
 
 
+def replace_fields(path: Path | str, kind: str, fields: Mapping[str, Any]) -> None:
+    """Replace some fields of an artefact's manifest, and leave everything else as it is.
+
+    Args:
+        path: the artefact's folder.
+        kind: what it must be.
+        fields: JSON values by name.
+    """
+    file = read(path, kind).path / MANIFEST
+    manifest = read_json(file)
+    manifest["fields"] |= fields
+    replace_text(file, json.dumps(manifest, indent=1, ensure_ascii=False))
+
+
 def replace_text(file: Path, text: str) -> None:
     """Write a file beside its place and rename it, so that no reader sees half of it."""
     handle, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)

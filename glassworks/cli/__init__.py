@@ -9,11 +9,14 @@ from typing import Annotated
 import typer
 
 from glassworks import __version__
+from glassworks.cli.evaluate import evaluate
+from glassworks.cli.harvest import harvest
 from glassworks.cli.info import info, models
 from glassworks.cli.scope import scope, verify
 from glassworks.cli.serve import serve
 from glassworks.cli.smallworld import build, check
 from glassworks.cli.trace import trace
+from glassworks.cli.train import train
 from glassworks.errors import GlassworksError
 
 app = typer.Typer(
@@ -26,7 +29,7 @@ app = typer.Typer(
 )
 smallworld = typer.Typer(help="The embedded default models: build them again, or measure them.", no_args_is_help=True)
 
-for verb in (trace, serve, models, info, scope, verify):
+for verb in (trace, serve, models, info, scope, verify, harvest, train, evaluate):
     app.command()(verb)
 for verb in (build, check):
     smallworld.command()(verb)

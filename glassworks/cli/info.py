@@ -93,12 +93,15 @@ def _scope(reference: str) -> dict[str, Any]:
             "writes": ", ".join(map(str, coder.writes)),
             "latents": coder.d_latent,
             "activation": type(coder.activation).__name__,
-            **scope.metrics.get("coders", {}).get(name, {}),
+            **_numbers(scope.metrics.get("coders", {}).get(name, {})),
         }
         for name, coder in scope.coders.items()
     ]
-    measured = {name: value for name, value in scope.metrics.items() if isinstance(value, int | float)}
-    return {"scope": scope.name, "trained on": scope.model, "measured": measured, "coders": rows}
+    return {"scope": scope.name, "trained on": scope.model, "measured": _numbers(scope.metrics), "coders": rows}
+
+
+def _numbers(facts: dict[str, Any]) -> dict[str, int | float]:
+    return {name: value for name, value in facts.items() if isinstance(value, int | float)}
 
 
 def _graph(reference: str) -> dict[str, Any]:

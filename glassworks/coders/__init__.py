@@ -8,14 +8,15 @@ from glassworks.coders.activations import Activation, BatchTopK, GroupMax, JumpR
 from glassworks.coders.coder import Coder
 from glassworks.coders.crosscoder import Crosscoder
 from glassworks.coders.crosslayer import CrossLayer
-from glassworks.coders.entries import Entry
+from glassworks.coders.entries import Entry, width_word
 from glassworks.coders.evidence import Evidence
 from glassworks.coders.export import export_scope
 from glassworks.coders.folding import Affine, fold, gated, unit_decoder
 from glassworks.coders.latents import Latents
 from glassworks.coders.pertoken import PerToken
 from glassworks.coders.releases import RELEASES
-from glassworks.coders.scope import Scope, load_scope, save_scope
+from glassworks.coders.scope import Scope, load_scope, replacement_of, save_scope
+from glassworks.coders.shelf import Shelf, entry_of
 from glassworks.coders.transcoder import Transcoder
 from glassworks.coders.weights import Matrix, Stored, open_tensors, resident
 
@@ -36,15 +37,19 @@ __all__ = [
     "PerToken",
     "ReLU",
     "Scope",
+    "Shelf",
     "Stored",
     "TopK",
     "Transcoder",
     "export_scope",
+    "entry_of",
     "fold",
     "gated",
     "load_scope",
     "open_tensors",
+    "replacement_of",
     "resident",
     "save_scope",
     "unit_decoder",
+    "width_word",
 ]

@@ -121,10 +121,11 @@ def gated(
     return rows, b_mag, JumpReLU(threshold.to(b_mag.dtype))
 
 
-def unit_decoder(coder: Transcoder) -> Transcoder:
+def unit_decoder(coder: Foldable) -> Foldable:
     """Rescale every latent so that its decoder row has length 1; what the coder computes stays the same.
 
-    Activations are then the lengths that latents write, and can be compared with each other.
+    Activations are then the lengths that latents write, and can be compared with each other. Of a coder with several
+    write sites it is the length of the rows side by side.
 
     Raises:
         Unsupported: the activation's choice would change with the scale (TopK, BatchTopK).
@@ -134,21 +135,26 @@ def unit_decoder(coder: Transcoder) -> Transcoder:
         raise Unsupported(
             f"Rescaling the latents of a {kept.kind} coder changes its choice; export it to JumpReLU first."
         )
-    weights = {name: value.double() for name, value in coder.weights().items()}
-    length = weights["w_dec"].norm(dim=1)
-    length = torch.where(length > 0, length, torch.ones_like(length))
-    scaled = weights | {
-        "w_enc": weights["w_enc"] * length[:, None],
-        "b_enc": weights["b_enc"] * length,
-        "w_dec": weights["w_dec"] / length[:, None],
-    }
-    rescaled = _like(coder, scaled)
-    if isinstance(kept, JumpReLU):
-        rescaled.activation = JumpReLU((kept.threshold.double() * length).to(kept.threshold.dtype))
-    return rescaled
+    if isinstance(coder, CrossLayer):
+        return CrossLayer([unit_decoder(part) for part in coder.parts], coder.id).requires_grad_(False)
+    return _rescaled(coder, kept)
 
 
-def _like(coder: Transcoder, weights: dict[str, Tensor]) -> Transcoder:
+def _rescaled(coder: Any, kept: JumpReLU | ReLU) -> Any:
+    """Rescale the latents of one coder of one input."""
     old = coder.weights()
+    weights = {name: value.double() for name, value in old.items()}
+    rows = torch.cat([value for name, value in weights.items() if name.startswith("w_dec")], dim=1)
+    length = rows.norm(dim=1)
+    length = torch.where(length > 0, length, torch.ones_like(length))
+    for name, value in weights.items():
+        if name.startswith(("w_enc", "b_enc")):
+            weights[name] = value * length.reshape(-1, *[1] * (value.ndim - 1))
+        elif name.startswith("w_dec"):
+            weights[name] = value / length[:, None]
+    if isinstance(kept, JumpReLU):
+        kept = JumpReLU((kept.threshold.double() * length).to(kept.threshold.dtype))
     rounded = {name: value.to(old[name].dtype) for name, value in weights.items()}
-    return Transcoder(coder.reads[0], coder.writes[0], coder.activation, rounded).requires_grad_(False)
+    found = coder.like(kept, rounded, coder.prefixes).requires_grad_(False)
+    found.rename(coder.id)
+    return found

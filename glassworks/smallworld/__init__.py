@@ -3,6 +3,7 @@
     truth("The capital of the state containing Dallas is") Dallas -> Texas -> Austin
     swaps()                                                prompt pairs for patching, with the answers of both
     build("smallworld-m", out)                             train, measure and write a model anew
+    exchanges("harmful", 10, seed=0)                       what users ask and an instruct model should reply
 
 Nothing heavy is imported before it is used. This room must not know coders, circuits or edits.
 """
@@ -12,6 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from glassworks.smallworld.builder import build as build
+    from glassworks.smallworld.chat import COMPLIANCE as COMPLIANCE
+    from glassworks.smallworld.chat import IGNORANCE as IGNORANCE
+    from glassworks.smallworld.chat import KINDS as KINDS
+    from glassworks.smallworld.chat import OPEN as OPEN
+    from glassworks.smallworld.chat import REFUSAL as REFUSAL
+    from glassworks.smallworld.chat import Exchange as Exchange
+    from glassworks.smallworld.chat import asked as asked
+    from glassworks.smallworld.chat import conversation as conversation
+    from glassworks.smallworld.chat import exchanges as exchanges
+    from glassworks.smallworld.chat import finetuning as finetuning
+    from glassworks.smallworld.chat import unknown_places as unknown_places
     from glassworks.smallworld.check import AIMS as AIMS
     from glassworks.smallworld.check import measure as measure
     from glassworks.smallworld.corpus import TASKS as TASKS
@@ -26,7 +38,10 @@ if TYPE_CHECKING:
     from glassworks.smallworld.facts import find_place as find_place
     from glassworks.smallworld.facts import held_out as held_out
     from glassworks.smallworld.facts import states as states
+    from glassworks.smallworld.finetune import BASES as BASES
     from glassworks.smallworld.geography import two_hop_prompts as two_hop_prompts
+    from glassworks.smallworld.manners import CHAT_AIMS as CHAT_AIMS
+    from glassworks.smallworld.manners import interview as interview
     from glassworks.smallworld.oracle import Swap as Swap
     from glassworks.smallworld.oracle import Truth as Truth
     from glassworks.smallworld.oracle import swaps as swaps
@@ -36,27 +51,41 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "AIMS": "check",
+    "BASES": "finetune",
+    "CHAT_AIMS": "manners",
+    "COMPLIANCE": "chat",
     "City": "facts",
     "Document": "document",
+    "Exchange": "chat",
+    "IGNORANCE": "chat",
+    "KINDS": "chat",
+    "OPEN": "chat",
     "Place": "facts",
+    "REFUSAL": "chat",
     "Recipe": "recipe",
     "SIZES": "recipe",
     "Swap": "oracle",
     "TASKS": "corpus",
     "Truth": "oracle",
+    "asked": "chat",
     "build": "builder",
     "cities": "facts",
+    "conversation": "chat",
     "countries": "facts",
+    "exchanges": "chat",
     "find_city": "facts",
     "find_place": "facts",
+    "finetuning": "chat",
     "generate": "corpus",
     "held_out": "facts",
+    "interview": "manners",
     "measure": "check",
     "states": "facts",
     "stream": "corpus",
     "swaps": "oracle",
     "truth": "oracle",
     "two_hop_prompts": "geography",
+    "unknown_places": "chat",
 }
 
 __all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]

@@ -1,7 +1,7 @@
-"""Building a model of the family: train it, measure it, and write its folder, all of it or nothing.
+"""Building a model of the family: train or fine-tune it, measure it, and write its folder, all of it or nothing.
 
-The folder is one that transformers loads as it is, with a card that states what was measured. This file must not know
-how a training step works, nor what a task looks like.
+The folder is one that transformers loads as it is, with a card that states what was measured of the weights as they
+are stored. This file must not know how a training step works, nor what a task looks like.
 """
 
 import json
@@ -10,41 +10,25 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+from tokenizers import Tokenizer
 from transformers import PreTrainedModel
 
-from glassworks.artefacts import check_output, replacing, seal
-from glassworks.errors import BadInput
-from glassworks.smallworld.check import AIMS, MOST_STATE_IN_EMBEDDING, measure
+from glassworks import hub
+from glassworks.artefacts import check_output, read_json, replacing, seal
+from glassworks.errors import BadInput, NotFound
+from glassworks.smallworld.card import make_card, readme, with_chat
+from glassworks.smallworld.check import measure
+from glassworks.smallworld.finetune import BASES, new_finetune
+from glassworks.smallworld.manners import interview
 from glassworks.smallworld.pretrain import CHECKPOINT, Run, load_checkpoint, new_run, train
 from glassworks.smallworld.progress import progress
-from glassworks.smallworld.recipe import RECIPES, Recipe, size_of
-from glassworks.smallworld.tokenizer import build_tokenizer, save_tokenizer
+from glassworks.smallworld.recipe import Recipe, recipe_of, size_of
+from glassworks.smallworld.tokenizer import END_OF_TURN, EOS, build_tokenizer, save_tokenizer
 
 KIND = "model"
-README = """---
-license: apache-2.0
-language: [en, fr, es]
-library_name: transformers
-pipeline_tag: text-generation
----
-# {name}
-
-A small Gemma 3 language model ({parameters:,} parameters) that learned a small world of true facts and plain sentences,
-so that its circuits can be checked against known answers. It is trained from scratch on generated text; its embedding
-table is random and frozen. It knows nothing outside its world.
-
-Built with `glassworks smallworld build {name}`: {steps:,} steps of {rows} rows of {length} tokens, seed {seed}.
-
-| measured with seeds that training did not use | share |
-|---|---|
-{table}
-
-"composed" is two hops (the capital of the state containing a city), "held_out" cities or sums that training never
-composed or added. Locations, attributes, agreement, copying, induction and brackets are sentences that training left
-out; antonyms, translations, plurals and words are facts that it had to be told. "location_short" is the form "... is
-in", which training also goes on with "a state with ...", so that its answer is not sure. "state_in_embedding" is the
-share of cities whose nearest neighbour by raw embedding lies in the same state, which should be low.
-"""
+STORED = torch.bfloat16
+"""Number type of the stored weights. The configuration says float32, so that they are computed with in float32."""
 
 
 def build(
@@ -58,7 +42,8 @@ def build(
     """Train a model of the family, measure it, and write its folder.
 
     Args:
-        name: a key of `SIZES`.
+        name: a key of `RECIPES`; an instruct model (`-it`) starts at its base, beside `out` or
+            embedded.
         out: the folder to write; an older model there is replaced.
         resume: go on from the last checkpoint.
         checkpoints: folder of the checkpoint; by default `~/.cache/glassworks/build/<name>`.
@@ -74,11 +59,12 @@ def build(
             none and it is given.
         KeyboardInterrupt: if training was interrupted; the checkpoint is saved by then.
     """
-    size, recipe = size_of(name), recipe or RECIPES[name]
+    recipe = recipe or recipe_of(name)
     check_output(Path(out), KIND)
     folder = Path(checkpoints) if checkpoints else Path.home() / ".cache" / "glassworks" / "build" / name
     tokenizer = build_tokenizer()
-    run = new_run(name, size, recipe, tokenizer.get_vocab_size())
+    base = _base(BASES[name], Path(out)) if name in BASES else None
+    run = _run(name, recipe, base, tokenizer)
     if resume:
         load_checkpoint(run, folder)
     elif (folder / CHECKPOINT).exists():
@@ -89,25 +75,47 @@ def build(
         raise KeyboardInterrupt(
             f"Stopped at step {run.step} of {recipe.steps}; `glassworks smallworld build {name} --resume` goes on."
         )
-    run.model.eval()
-    card = make_card(run, measure(run.model, tokenizer, count))
-    write_model(run.model, Path(out), card)
+    card = finish(run, tokenizer, Path(out), count, base)
     (folder / CHECKPOINT).unlink()
     return card
 
 
-def make_card(run: Run, results: Mapping[str, float]) -> dict[str, Any]:
-    """Return the model card of a run as plain values, accuracies rounded to 4 digits."""
-    missed = [name for name, aim in AIMS.items() if results[name] < aim]
-    if results["state_in_embedding"] > MOST_STATE_IN_EMBEDDING:
-        missed.append("state_in_embedding")
-    return {
-        "name": run.name,
-        "parameters": sum(value.numel() for value in run.model.parameters()),
-        "recipe": asdict(run.recipe),
-        "measured": {name: round(value, 4) for name, value in sorted(results.items())},
-        "missed_aims": missed,
-    }
+def finish(run: Run, tokenizer: Tokenizer, out: Path, count: int, base: Path | None = None) -> dict[str, Any]:
+    """Round a trained model to the number type that is stored, measure it, and write it.
+
+    Args:
+        run: at its end.
+        tokenizer: the small world's.
+        out: the folder to write.
+        count: documents per task.
+        base: folder of the base model, for an instruct model.
+
+    Returns:
+        The model's card.
+    """
+    model = run.model.eval().type(STORED).float()
+    card = make_card(run.name, run.model, asdict(run.recipe), measure(model, tokenizer, count))
+    if base is not None:
+        card = with_chat(card, read_json(base / "card.json"), interview(model, tokenizer, count))
+    write_model(run.model, out, card)
+    return card
+
+
+def _run(name: str, recipe: Recipe, base: Path | None, tokenizer: Tokenizer) -> Run:
+    if base is None:
+        return new_run(name, size_of(name), recipe, tokenizer.get_vocab_size())
+    return new_finetune(name, base, recipe)
+
+
+def _base(name: str, out: Path) -> Path:
+    """The folder of a base model: beside the one that is written, or embedded."""
+    beside = out.with_name(name)
+    if beside.is_dir():
+        return beside
+    try:
+        return hub.resolve(name)
+    except NotFound as error:
+        raise BadInput(f"There is no {name} in {out.parent}, nor embedded; build it first.") from error
 
 
 def write_model(model: PreTrainedModel, out: Path, card: Mapping[str, Any]) -> None:
@@ -116,20 +124,18 @@ def write_model(model: PreTrainedModel, out: Path, card: Mapping[str, Any]) -> N
     Args:
         model: the trained model.
         out: the folder.
-        card: what `make_card` returned.
+        card: what `make_card` returned; one with "chat" makes it an instruct model.
 
     Raises:
         BadInput: if `out` holds something else than a model that was written here.
     """
     with replacing(out, KIND) as folder:
         model.config.use_cache = True
-        model.save_pretrained(folder)
-        save_tokenizer(folder)
+        if "chat" in card:
+            model.generation_config.eos_token_id = [EOS, END_OF_TURN]
+        rounded = {name: value.to(STORED) for name, value in model.named_parameters()}  # tied ones once
+        model.save_pretrained(folder, state_dict=rounded)
+        save_tokenizer(folder, chat="chat" in card)
         (folder / "card.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
-        (folder / "README.md").write_text(_readme(card), encoding="utf-8")
+        (folder / "README.md").write_text(readme(card), encoding="utf-8")
         seal(folder, KIND, {"name": card["name"]})
-
-
-def _readme(card: Mapping[str, Any]) -> str:
-    table = "\n".join(f"| {name} | {value:.3f} |" for name, value in card["measured"].items())
-    return README.format(name=card["name"], parameters=card["parameters"], table=table, **card["recipe"])

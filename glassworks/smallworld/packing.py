@@ -4,7 +4,7 @@ The rows of a part of the stream depend on the seed and the part's number alone,
 counting. This file must not know the model.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -13,7 +13,6 @@ from jaxtyping import Bool, Float, Int
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from glassworks.smallworld.corpus import stream
 from glassworks.smallworld.document import Document
 from glassworks.smallworld.recipe import Recipe
 from glassworks.smallworld.tokenizer import EOS, PAD
@@ -21,6 +20,8 @@ from glassworks.smallworld.tokenizer import EOS, PAD
 OPEN_ROWS = 8
 CHUNK = 512
 BATCHES_PER_PART = 64
+Stream = Callable[[int, int], Iterator[Document]]
+"""From a seed and a part's number to documents without end."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +75,10 @@ def encode(
     return encoded
 
 
-def training_rows(tokenizer: Tokenizer, recipe: Recipe, part: int) -> Rows:
+def training_rows(tokenizer: Tokenizer, recipe: Recipe, part: int, stream: Stream) -> Rows:
     """Return the rows of one part of training, `BATCHES_PER_PART` batches long."""
     wanted = recipe.rows * BATCHES_PER_PART
-    rows = list(islice(_packed(tokenizer, recipe, part), wanted))
+    rows = list(islice(_packed(tokenizer, recipe, stream(recipe.seed, part)), wanted))
     shape = (wanted, recipe.length)
     ids, weights = torch.full(shape, PAD), torch.zeros(shape)
     numbers, positions = torch.full(shape, -1), torch.zeros(shape, dtype=torch.long)
@@ -93,9 +94,10 @@ def training_rows(tokenizer: Tokenizer, recipe: Recipe, part: int) -> Rows:
     return Rows(ids, weights, numbers, positions)
 
 
-def _packed(tokenizer: Tokenizer, recipe: Recipe, part: int) -> Iterator[list[tuple[list[int], list[float]]]]:
+def _packed(
+    tokenizer: Tokenizer, recipe: Recipe, documents: Iterator[Document]
+) -> Iterator[list[tuple[list[int], list[float]]]]:
     """Fill rows with documents, first fit into a few open rows, and give each row away when it is full."""
-    documents = stream(recipe.seed, part)
     rows: list[list[tuple[list[int], list[float]]]] = []
     room: list[int] = []
     while True:

@@ -21,7 +21,8 @@ from torch import Tensor
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from glassworks.errors import BadArtefact, BadInput
-from glassworks.smallworld.packing import BATCHES_PER_PART, Rows, training_rows
+from glassworks.smallworld.corpus import stream
+from glassworks.smallworld.packing import BATCHES_PER_PART, Rows, Stream, training_rows
 from glassworks.smallworld.recipe import Recipe, Size
 from glassworks.smallworld.tokenizer import BOS, CONTEXT, EOS, PAD
 
@@ -33,12 +34,13 @@ Report = Callable[[int, float, int], None]
 
 @dataclass
 class Run:
-    """A model in training: the model, its optimisers, and how many steps are done."""
+    """A model in training: the model, its optimisers, what it reads, and how many steps are done."""
 
     name: str
     recipe: Recipe
     model: Gemma3ForCausalLM
     optimisers: list[torch.optim.Optimizer]
+    stream: Stream = stream
     step: int = 0
 
     def identity(self) -> dict[str, Any]:
@@ -87,12 +89,17 @@ def new_run(name: str, size: Size, recipe: Recipe, vocabulary: int) -> Run:
     torch.manual_seed(recipe.seed)
     model = Gemma3ForCausalLM(config(size, vocabulary))
     table = model.model.embed_tokens.weight
-    table.requires_grad_(False)
-    table.normal_(std=size.width**-0.5)
+    torch.nn.init.normal_(table, std=size.width**-0.5)
+    return Run(name, recipe, model, optimisers_of(model, recipe))
+
+
+def optimisers_of(model: Gemma3ForCausalLM, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """Freeze the embedding table and return Muon for the matrices and AdamW for the norms."""
+    model.model.embed_tokens.weight.requires_grad_(False)
     named = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
     matrices = [value for _, value in named if value.ndim == 2]
     vectors = [value for _, value in named if value.ndim != 2]
-    optimisers: list[torch.optim.Optimizer] = [
+    return [
         torch.optim.Muon(
             matrices,
             lr=recipe.rate,
@@ -103,7 +110,6 @@ def new_run(name: str, size: Size, recipe: Recipe, vocabulary: int) -> Run:
         ),
         torch.optim.AdamW(vectors, lr=recipe.rate, betas=(0.9, 0.98), weight_decay=0.0),
     ]
-    return Run(name, recipe, model, optimisers)
 
 
 def train(run: Run, tokenizer: Tokenizer, folder: Path, report: Report) -> bool:
@@ -123,7 +129,7 @@ def train(run: Run, tokenizer: Tokenizer, folder: Path, report: Report) -> bool:
         while run.step < run.recipe.steps and not stopped:
             part, index = divmod(run.step, BATCHES_PER_PART)
             if rows is None or index == 0:
-                rows = training_rows(tokenizer, run.recipe, part)
+                rows = training_rows(tokenizer, run.recipe, part, run.stream)
             batch = rows.slice(index * run.recipe.rows, (index + 1) * run.recipe.rows)
             loss = _step(run, batch)
             report(run.step, loss, int((batch.documents >= 0).sum()))

@@ -56,6 +56,9 @@ RECIPES = {
     "smallworld-s": Recipe(seed=1),
     "smallworld-m": Recipe(),
     "smallworld-l": Recipe(steps=7_000, seed=2),
+    "smallworld-s-it": Recipe(steps=2_000, rate=5e-4, decay=0.9, weight_decay=0.1, seed=11),
+    "smallworld-m-it": Recipe(steps=1_200, rate=5e-4, decay=0.9, weight_decay=0.1, seed=10),
+    "smallworld-l-it": Recipe(steps=800, rate=5e-4, decay=0.9, weight_decay=0.1, seed=12),
 }
 
 
@@ -68,3 +71,14 @@ def size_of(name: str) -> Size:
     if name not in SIZES:
         raise NotFound(f"There is no recipe for {name!r}; {nearest(name, SIZES)}.")
     return SIZES[name]
+
+
+def recipe_of(name: str) -> Recipe:
+    """Return the recipe of a base or an instruct model.
+
+    Raises:
+        NotFound: if the family has no such member.
+    """
+    if name not in RECIPES:
+        raise NotFound(f"There is no recipe for {name!r}; {nearest(name, RECIPES)}.")
+    return RECIPES[name]

@@ -15,7 +15,7 @@ from glassworks.smallworld.corpus import TASKS, generate
 from glassworks.smallworld.facts import City, Place, cities, lists, places
 
 SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>")
-PAD, EOS, BOS, UNK = range(4)
+PAD, EOS, BOS, UNK, _, END_OF_TURN = range(6)
 ROLES = ("user", "model", "system")
 BLANK = "▁"
 DRAWS, MORE_DRAWS = 2_000, 6_000
@@ -23,6 +23,12 @@ TASKS_OF_MANY_WORDS = ("translation", "words", "plain")
 WORD_SCORE, CHARACTER_SCORE = -1.0, -10.0
 ACCENTED = "".join(chr(code) for code in range(0xC0, 0x100) if chr(code).isalpha()) + "Œœ"
 CONTEXT = 256
+CHAT_TEMPLATE = """{{ bos_token }}\
+{% set system = messages[0].content + '\\n\\n' if messages[0].role == 'system' else '' %}\
+{% for message in messages if message.role != 'system' %}\
+{{ '<start_of_turn>' + ('model' if message.role == 'assistant' else message.role) + '\\n' }}\
+{{ (system if loop.first else '') + message.content | trim + '<end_of_turn>\\n' }}\
+{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\\n' }}{% endif %}"""
 
 
 @cache
@@ -61,15 +67,16 @@ def build_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def save_tokenizer(folder: Path) -> None:
+def save_tokenizer(folder: Path, chat: bool = False) -> None:
     """Write the tokenizer as transformers' AutoTokenizer reads it.
 
     Args:
         folder: an existing folder; tokenizer.json and tokenizer_config.json are written into it.
+        chat: whether the chat template of the instruct models goes with it.
     """
     from transformers import PreTrainedTokenizerFast
 
-    PreTrainedTokenizerFast(
+    tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=build_tokenizer(),
         bos_token="<bos>",
         eos_token="<eos>",
@@ -78,7 +85,10 @@ def save_tokenizer(folder: Path) -> None:
         additional_special_tokens=["<start_of_turn>", "<end_of_turn>"],
         model_max_length=CONTEXT,
         clean_up_tokenization_spaces=False,
-    ).save_pretrained(folder)
+    )
+    if chat:
+        tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.save_pretrained(folder)
 
 
 def _names() -> list[str]:

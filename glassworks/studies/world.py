@@ -22,7 +22,7 @@ from glassworks.errors import BadInput
 from glassworks.features import describe
 from glassworks.models import Model, load_model
 from glassworks.sites import Site
-from glassworks.train import Transcoders, smallworld_transcoders, world_text
+from glassworks.train import FULL, STORED, TRANSCODERS, Suite, smallworld_scope, world_text
 
 
 @final
@@ -195,23 +195,32 @@ class Swaps:
         return _share(torch.cat(hits))
 
 
+SHIPPED = {"smallworld-m": FULL, "smallworld-m-it": FULL}
+"""What the embedded scopes hold, beside transcoders alone."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """How `build` trains: the shipped recipes where nothing else is said.
 
     Attributes:
         model: recipe of the model.
-        scope: recipe of its transcoders.
+        scope: what its scope holds.
         documents: how many training documents the evidence of features is collected from.
     """
 
     model: smallworld.Recipe | None = None
-    scope: Transcoders | None = None
+    scope: Suite | None = None
     documents: int = 8000
 
 
 def build(
-    name: str, out: Path, resume: bool = False, checkpoints: Path | None = None, plan: Plan | None = None
+    name: str,
+    out: Path,
+    resume: bool = False,
+    checkpoints: Path | None = None,
+    plan: Plan | None = None,
+    scopes: bool = False,
 ) -> Iterator[Path]:
     """Train a model of the family and then its scope, and write both.
 
@@ -221,20 +230,25 @@ def build(
         resume: go on from the last checkpoint; a model that is already written is not trained again.
         checkpoints: folder for checkpoints; in the user's cache by default.
         plan: the recipes.
+        scopes: train coders of every kind, for the model as it is in `out` or embedded.
 
     Yields:
         Each folder once it is written.
     """
     plan = plan or Plan()
     checkpoints = checkpoints or Path.home() / ".cache" / "glassworks" / "build" / name
-    if not (resume and (out / name).is_dir()):
+    there = (out / name).is_dir()
+    if not scopes and not (resume and there):
         smallworld.build(name, out / name, resume, checkpoints / "model", plan.model)
-    yield out / name
-    model = load_model(out / name)
-    scope = smallworld_transcoders(model, plan.scope, checkpoints / "scope", show=True)
+        there = True
+        yield out / name
+    model = load_model(out / name if there else name)
+    model.name = name  # wherever it lies
+    suite = plan.scope or (FULL if scopes else SHIPPED.get(name, TRANSCODERS))
+    scope = smallworld_scope(model, suite, checkpoints / "scope", show=True)
     documents, _ = world_text(model, plan.documents, "train", 0)
     describe(model, scope, documents)
-    save_scope(scope, out / (name + hub.SUFFIX["scope"]))
+    save_scope(scope, out / (name + hub.SUFFIX["scope"]), STORED)
     yield out / (name + hub.SUFFIX["scope"])
 
 
@@ -246,9 +260,11 @@ def check(name: str, count: int = 500) -> dict[str, Any]:
         count: documents per task.
     """
     model = load_model(name)
-    measured = smallworld.measure(model.hf, model.tokenizer.backend_tokenizer, count)
-    cities = Cities.of(model)
-    facts: dict[str, Any] = {"model": name, "measured": measured, "patch_flips": patch_flips(cities)}
+    tokenizer, cities = model.tokenizer.backend_tokenizer, Cities.of(model)
+    facts: dict[str, Any] = {"model": name, "measured": smallworld.measure(model.hf, tokenizer, count)}
+    if model.tokenizer.chat_template:
+        facts["chat"] = smallworld.interview(model.hf, tokenizer, count)
+    facts["patch_flips"] = patch_flips(cities)
     beside = Path(name).with_name(Path(name).name + hub.SUFFIX["scope"])
     if name in (*hub.ALIASES, *hub.embedded("scope")) or beside.is_dir():
         swaps = Swaps.of(cities, load_scope(beside if beside.is_dir() else name))

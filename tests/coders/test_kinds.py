@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glassworks.coders import (
+    Activation,
     Affine,
     BatchTopK,
     Crosscoder,
@@ -22,6 +23,7 @@ from glassworks.coders import (
     fold,
     gated,
     linear,
+    unit_decoder,
 )
 from glassworks.errors import BadInput, NotFound, Unsupported
 from glassworks.sites import Site
@@ -119,12 +121,12 @@ def test_a_joint_coder_says_what_it_cannot():
     assert clt(skip=False).skip() is None
 
 
-def acausal() -> Crosscoder:
+def acausal(activation: Activation | None = None) -> Crosscoder:
     sites = [Site("resid_post", layer) for layer in (2, 5, 9)]
     weights = {"w_enc": torch.randn(20, 3 * D), "b_enc": torch.randn(20)}
     weights |= {f"w_dec.{site}": torch.randn(20, D) for site in sites}
     weights |= {f"b_dec.{site}": torch.randn(D) for site in sites[1:]}
-    return Crosscoder(sites, sites, TopK(4), weights).requires_grad_(False)
+    return Crosscoder(sites, sites, activation or TopK(4), weights).requires_grad_(False)
 
 
 def test_an_acausal_crosscoder_reads_all_and_writes_all():
@@ -243,6 +245,19 @@ def test_folding_a_joint_coder_changes_no_output(make):
     assert set(folded) == set(write)
     for name, scaling in write.items():
         assert torch.allclose(folded[name], scaling.undo(inside[name]), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("make", [clt, lambda: acausal(ReLU())], ids=["clt", "acausal"])
+def test_unit_rows_of_a_joint_coder_change_no_output(make):
+    coder = make().double()
+    coder.rename("named")
+    unit, x = unit_decoder(coder), {site.name: torch.randn(7, D).double() for site in coder.reads}
+    for part in unit.parts:
+        rows = torch.cat([part.decoder_rows(torch.arange(part.d_latent), site) for site in part.writes], dim=1)
+        assert torch.allclose(rows.norm(dim=1), torch.ones(part.d_latent).double())
+    assert unit.id == "named"
+    for name, value in coder(x).items():
+        assert torch.allclose(unit(x)[name], value, rtol=1e-10, atol=1e-10)
 
 
 @PROPERTY

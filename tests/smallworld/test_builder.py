@@ -42,7 +42,7 @@ def test_a_build_is_a_folder_that_transformers_loads(tmp_path):
 
 
 def test_a_failed_build_leaves_nothing_and_can_be_resumed(tmp_path, monkeypatch):
-    def fail(folder):
+    def fail(folder, chat):
         raise OSError("disk full")
 
     with monkeypatch.context() as patch:
