@@ -7,7 +7,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from glassworks.circuits import Budget as Budget
     from glassworks.circuits import Graph as Graph
+    from glassworks.circuits import explain_attention as explain_attention
     from glassworks.circuits import load_graph as load_graph
     from glassworks.circuits import trace as trace
     from glassworks.coders import Coder as Coder
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Budget": "circuits",
     "Coder": "coders",
     "GlassworksError": "errors",
     "Graph": "circuits",
@@ -36,6 +39,7 @@ _HOMES = {
     "Site": "sites",
     "ablate": "edits",
     "add_vector": "edits",
+    "explain_attention": "circuits",
     "load_graph": "circuits",
     "load_model": "models",
     "load_scope": "coders",

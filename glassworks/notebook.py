@@ -11,7 +11,7 @@ from html import escape
 from pathlib import Path
 from typing import final
 
-from glassworks.circuits import Graph
+from glassworks.circuits import Attention, Graph
 from glassworks.coders import Scope
 from glassworks.errors import BadInput
 from glassworks.server import standalone
@@ -44,42 +44,51 @@ class View:
         )
 
 
-def show(graph: Graph, *, scope: Scope | str | None = None, height: int = 860) -> View:
+def show(
+    graph: Graph, *, scope: Scope | str | None = None, attention: Attention | None = None, height: int = 860
+) -> View:
     """Show a graph in a notebook.
 
     Args:
         graph: what to show.
         scope: where the features' evidence comes from; by default the graph's own scope.
+        attention: from `explain_attention`: shows the heads of the strongest edges too.
         height: of the frame, in pixels.
 
     Returns:
         What the notebook draws; groups made there last as long as the page.
     """
-    return View(html(graph, scope=scope), graph.prompt, height)
+    return View(html(graph, scope=scope, attention=attention), graph.prompt, height)
 
 
-def html(graph: Graph, *, scope: Scope | str | None = None, name: str = "graph") -> str:
+def html(
+    graph: Graph, *, scope: Scope | str | None = None, attention: Attention | None = None, name: str = "graph"
+) -> str:
     """Make the page of a graph, with everything that it needs inside of it.
 
     Args:
         graph: what it shows.
         scope: where the features' evidence comes from; by default the graph's own scope, and none where that is
             not on this machine.
+        attention: see `show`.
         name: what copies of the page are called.
 
     Returns:
         HTML text that reaches for nothing outside of itself.
     """
-    return standalone(graph, name, scope)
+    return standalone(graph, name, scope, attention)
 
 
-def write_html(graph: Graph, path: str | Path, *, scope: Scope | str | None = None) -> Path:
+def write_html(
+    graph: Graph, path: str | Path, *, scope: Scope | str | None = None, attention: Attention | None = None
+) -> Path:
     """Write the page of a graph as one file, which opens in a browser by itself.
 
     Args:
         graph: what it shows.
         path: the file, which is replaced where it exists.
         scope: where the features' evidence comes from; by default the graph's own scope.
+        attention: see `show`.
 
     Returns:
         The file.
@@ -88,7 +97,7 @@ def write_html(graph: Graph, path: str | Path, *, scope: Scope | str | None = No
         BadInput: the file cannot be written.
     """
     file = Path(path)
-    page = html(graph, scope=scope, name=file.stem)
+    page = html(graph, scope=scope, attention=attention, name=file.stem)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(page, encoding="utf-8")

@@ -43,6 +43,30 @@ def test_trace_says_and_writes_what_it_found(run, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_budget_truncates_and_the_rest_goes_on(run, tmp_path):
+    out = ("--out", str(tmp_path / "here"))
+    code, said, err = run("trace", PROMPT, *out, "--rows", "30", "--seconds", "1000", "--memory", "1GB")
+    assert code == 0, err
+    assert "Truncated" in said
+    part = gw.load_graph(tmp_path / "here" / "graph")
+    assert part.truncated
+    assert 0 < part.unexplored < 1
+    code, said, err = run("trace", PROMPT, *out, "--resume", "--json")
+    assert code == 0, err
+    facts = json.loads(said)["graph"]
+    assert facts["unexplored"] <= 1e-6
+    assert facts["rows"] > len(part.rows)
+
+
+@pytest.mark.parametrize("wrong", [("--memory", "1kB"), ("--rows", "-1"), ("--seconds", "0"), ("--memory", "much")])
+def test_budgets_that_cannot_be_kept_are_refused(run, tmp_path, wrong):
+    code, out, err = run("trace", PROMPT, *wrong)
+    assert (code, out) == (2, "")
+    assert len(err.strip().splitlines()) == 1
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.slow
 def test_trace_in_words(run, tmp_path):
     code, out, _ = run("trace", PROMPT, "--target", "Austin", "--out", str(tmp_path / "here"), "--open")
     assert code == 0

@@ -33,7 +33,7 @@ def matched(nodes: Nodes, group: Int[Tensor, " k"], random: Random) -> list[int]
     free[group] = False
     chosen: list[int] = []
     for number in group[nodes.of(FEATURE)[group]].tolist():
-        candidates = (free & (nodes.layer == nodes.layer[number])).nonzero()[:, 0]
+        candidates = (free & (nodes.layer == nodes.layer[number]) & (nodes.part == nodes.part[number])).nonzero()[:, 0]
         if not len(candidates):
             layer = int(nodes.layer[number])
             raise BadInput(f"Layer {layer} has too few other active features to match the group; take a smaller group.")

@@ -3,6 +3,7 @@
 It binds the room's pure functions to one object and computes nothing itself; how a graph is made, `trace` knows.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -15,20 +16,25 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from glassworks import artefacts
-from glassworks.circuits import neuronpedia
+from glassworks.circuits import circuit_tracer, neuronpedia
+from glassworks.circuits.check import Check, check
 from glassworks.circuits.control import matched
+from glassworks.circuits.minimal import Minimal, minimal
 from glassworks.circuits.nodes import EMBEDDING, ERROR, FEATURE, LOGIT, Nodes
 from glassworks.circuits.origin import Origin
 from glassworks.circuits.paths import Path as Route
 from glassworks.circuits.paths import propose, strongest
+from glassworks.circuits.proposals import by_roles
 from glassworks.circuits.prune import prune
 from glassworks.circuits.scores import Edges, Scores, cumulative, influence, scores
+from glassworks.circuits.summary import summarise
 from glassworks.circuits.supernodes import Supernode
-from glassworks.coders import Scope
+from glassworks.coders import Scope, load_scope
 from glassworks.edits import FeatureRef
 from glassworks.errors import BadArtefact, BadInput, NotFound, nearest
+from glassworks.models import Model, load_model
 
-ROW_TENSORS = ("rows", "matrix", "bias", "values", "conservation")
+ROW_TENSORS = ("rows", "matrix", "bias", "rest", "rest_size", "values")
 
 
 @final
@@ -37,7 +43,9 @@ class Graph:
     """The attribution graph of one prompt.
 
     `matrix[t, s]` is the part of target t's value that comes from source s, everything nonlinear frozen. Sources are
-    the first columns of the node table; the targets, features and logits, are listed in `rows`.
+    the first columns of the node table; the targets, features and logits, are listed in `rows`. In a truncated graph
+    some features have no row: what flows into them was not explored. Each row with its bias and rest sums up to its
+    value, whatever was left out.
 
     Attributes:
         origin: model, scope, prompt and tokens.
@@ -45,8 +53,10 @@ class Graph:
         rows: node number of each target, ascending.
         matrix: direct effects, targets by sources.
         bias: part of each target's value that comes from constants.
-        values: each target's value in the model: pre-activation, or demeaned logit; NaN in graphs of others.
-        conservation: `|sum + bias - value| / (sum |A| + |bias|)` of each row as traced; NaN in graphs of others.
+        rest: part of each target's value that comes from what the graph does not hold: nodes and edges cut away.
+        rest_size: the same, absolute values summed.
+        values: each target's value in the model: pre-activation, or demeaned logit; NaN where it is not known, or
+            where edges are approximate.
         scores: replacement and completeness of the whole graph, before any pruning.
         supernodes: named groups, which are saved with the graph; see `group`.
         pinned: numbers of nodes that someone pinned.
@@ -58,8 +68,9 @@ class Graph:
     rows: Int[Tensor, " t"]
     matrix: Float[Tensor, "t source"]
     bias: Float[Tensor, " t"]
+    rest: Float[Tensor, " t"]
+    rest_size: Float[Tensor, " t"]
     values: Float[Tensor, " t"]
-    conservation: Float[Tensor, " t"]
     scores: Scores
     supernodes: dict[str, Supernode] = field(default_factory=dict)
     pinned: list[int] = field(default_factory=list)
@@ -67,29 +78,37 @@ class Graph:
 
     @classmethod
     def build(
-        cls, origin: Origin, nodes: Nodes, matrix: Tensor, bias: Tensor, values: Tensor, scope: Scope | None = None
+        cls,
+        origin: Origin,
+        nodes: Nodes,
+        matrix: Tensor,
+        bias: Tensor,
+        values: Tensor,
+        scope: Scope | None = None,
+        rows: Tensor | None = None,
     ) -> "Graph":
-        """A whole graph: scores, shares of influence and conservation are computed here.
+        """A graph as it was traced: scores and shares of influence are computed here.
 
         Args:
             origin: where it comes from.
-            nodes: the node table, in order; every feature and logit has a row.
+            nodes: the node table, in order.
             matrix: direct effects.
             bias: constants' part of each row.
             values: each row's value in the model.
             scope: the scope it was traced with.
+            rows: node number of each row, ascending; by default all features and logits have one.
         """
-        rows = (nodes.of(FEATURE) | nodes.of(LOGIT)).nonzero()[:, 0]
-        edges = _edges(nodes, rows, matrix)
+        feature, nothing = nodes.of(FEATURE), torch.zeros_like(bias)
+        rows = (feature | nodes.of(LOGIT)).nonzero()[:, 0] if rows is None else rows
+        edges = edges_of(nodes, rows, matrix, nothing)
         found = influence(edges)
-        residual = (matrix.sum(1) + bias - values).abs() / (edges.sizes() + bias.abs())
-        score = scores(edges, found, nodes.of(ERROR), nodes.of(EMBEDDING))
+        score = scores(edges, found, feature, nodes.of(ERROR), nodes.of(EMBEDDING))
         nodes = nodes.with_share(cumulative(found).masked_fill(nodes.of(LOGIT), torch.nan))
-        return cls(origin, nodes, rows, matrix, bias, values, residual, score, scope=scope)
+        return cls(origin, nodes, rows, matrix, bias, nothing, nothing.clone(), values, score, scope=scope)
 
     def __repr__(self) -> str:
         return (
-            f"Graph({self.prompt!r}: {len(self.nodes)} nodes ({int(self.nodes.of(FEATURE).sum())} features), "
+            f"Graph({short(self.prompt)!r}: {len(self.nodes)} nodes ({int(self.nodes.of(FEATURE).sum())} features), "
             f"{self.n_edges} edges, replacement {self.replacement:.2f}, completeness {self.completeness:.2f})"
         )
 
@@ -128,48 +147,113 @@ class Graph:
         """Share of all input that does not come from errors, weighted by influence."""
         return self.scores.completeness
 
-    @cached_property
+    @property
+    def unexplored(self) -> float:
+        """Share of the influence on the logits that rests on features whose rows were not computed."""
+        return self.scores.unexplored
+
+    @property
+    def unexpanded(self) -> Bool[Tensor, " n"]:
+        """Features without a row: what flows into them was not explored."""
+        open_ = self.nodes.of(FEATURE)
+        open_[self.rows] = False
+        return open_
+
+    @property
+    def truncated(self) -> bool:
+        """Whether there are features without a row."""
+        return bool(self.unexpanded.any())
+
+    @property
+    def conservation(self) -> Float[Tensor, " t"]:
+        """`|sum + bias + rest - value| / (sum |A| + |bias|)` of each row; NaN where the value is not known."""
+        return self._conservation
+
+    @property
+    def residual(self) -> float | None:
+        """The largest conservation residual of all rows; None where no row's value is known."""
+        known = self.conservation[self.conservation.isfinite()]
+        return float(known.max()) if len(known) else None
+
+    @property
     def edges(self) -> Edges:
         """The edges as scores and pruning take them."""
-        return _edges(self.nodes, self.rows, self.matrix)
+        return self._edges
 
-    @cached_property
+    @property
     def influence(self) -> Float[Tensor, " n"]:
         """Influence of every node on the logits over all paths of this graph, weighted by their probabilities."""
+        return self._influence
+
+    @cached_property
+    def _conservation(self) -> Tensor:
+        left = self.matrix.sum(1) + self.bias + self.rest - self.values
+        return left.abs() / (self.edges.sizes() + self.bias.abs())
+
+    @cached_property
+    def _edges(self) -> Edges:
+        return edges_of(self.nodes, self.rows, self.matrix, self.rest_size)
+
+    @cached_property
+    def _influence(self) -> Tensor:
         return influence(self.edges)
 
-    def dense(self) -> tuple[Float[Tensor, "n n"], Nodes]:
-        """The direct effects as a square matrix over the node table: rows are targets, columns are sources."""
-        square = self.matrix.new_zeros(len(self.nodes), len(self.nodes))
-        square[self.rows, : self.matrix.shape[1]] = self.matrix
-        return square, self.nodes
+    def dense(self, order: str = "glassworks") -> tuple[Float[Tensor, "n n"], Nodes]:
+        """The direct effects as a square matrix: rows are targets, columns are sources; and its table of nodes.
+
+        Args:
+            order: `glassworks`, the node table's own; or `circuit-tracer`: features by layer, position and index,
+                errors of every layer and position, tokens, logits, without features that have no row.
+
+        Raises:
+            BadInput: there is no such order.
+        """
+        if order not in ("glassworks", "circuit-tracer"):
+            raise BadInput(
+                f"There is no order {order!r}; a matrix comes in the order 'glassworks' or 'circuit-tracer'."
+            )
+        if order == "circuit-tracer":
+            small = self.explored()
+            where, nodes = circuit_tracer.arranged(self.origin, small.nodes)
+            return circuit_tracer.square(where, len(nodes), small.rows, small.matrix), nodes
+        return circuit_tracer.square(torch.arange(len(self.nodes)), len(self.nodes), self.rows, self.matrix), self.nodes
 
     def prune(self, node: float = 0.8, edge: float = 0.98) -> "Graph":
-        """The part that carries most of the influence; nodes keep their shares, rows no longer sum up.
+        """The part that carries most of the influence; nodes keep their shares, and rows still sum up, with `rest`.
 
         Args:
             node: share of the nodes' influence to keep.
             edge: share of the remaining edges' influence to keep.
         """
         kept = self.nodes.of(EMBEDDING) | self.nodes.of(LOGIT)
-        rooted = self.nodes.of(EMBEDDING) | self.nodes.of(ERROR)
+        rooted = self.nodes.of(EMBEDDING) | self.nodes.of(ERROR) | self.unexpanded
         nodes, mask = prune(self.edges, kept, rooted, node, edge)
         facts = {**self.origin.facts, "node_threshold": node, "edge_threshold": edge}
         small = self.select(nodes)
-        return replace(small, matrix=small.matrix * mask, origin=replace(self.origin, facts=facts))
+        cut = small.matrix.masked_fill(mask, 0)
+        rest, size = small.rest + cut.sum(1), small.rest_size + cut.abs().sum(1)
+        origin = replace(self.origin, facts=facts)
+        return replace(small, matrix=small.matrix * mask, rest=rest, rest_size=size, origin=origin)
+
+    def explored(self) -> "Graph":
+        """The graph without the features that have no row."""
+        return self.select(~self.unexpanded) if self.truncated else self
 
     def select(self, nodes: Bool[Tensor, " n"]) -> "Graph":
-        """The graph of some of its nodes and the edges among them."""
+        """The graph of some of its nodes and the edges among them; what comes from others goes into `rest`."""
         numbers = (nodes.cumsum(0) - 1).tolist()
-        rows = nodes[self.rows]
+        rows, columns = nodes[self.rows], nodes[: self.matrix.shape[1]]
+        matrix = self.matrix[rows]
+        lost = matrix[:, ~columns]
         small = replace(
             self,
             nodes=self.nodes.select(nodes.nonzero()[:, 0]),
             rows=(nodes.cumsum(0) - 1)[self.rows[rows]],
-            matrix=self.matrix[rows][:, nodes[: self.matrix.shape[1]]],
+            matrix=matrix[:, columns],
             bias=self.bias[rows],
+            rest=self.rest[rows] + lost.sum(1),
+            rest_size=self.rest_size[rows] + lost.abs().sum(1),
             values=self.values[rows],
-            conservation=self.conservation[rows],
             supernodes={},
             pinned=[numbers[each] for each in self.pinned if nodes[each]],
         )
@@ -184,7 +268,7 @@ class Graph:
             raise BadInput(f"There is no node {wrong[0]}; the graph has nodes 0 to {len(self.nodes) - 1}.")
         members = tuple(dict.fromkeys(numbers))
         features = tuple(
-            FeatureRef(self.origin.coders.get(node.layer, ""), node.position, node.index)
+            FeatureRef(self.origin.coders.get(node.place, ""), node.position, node.index)
             for node in self.nodes.select(torch.tensor(members, dtype=torch.long))
             if node.kind == FEATURE
         )
@@ -239,18 +323,97 @@ class Graph:
         rows = torch.isin(self.rows, torch.tensor(target.nodes))
         return float(self.matrix[rows][:, columns].sum())
 
-    def proposed(self) -> list[Supernode]:
-        """Supernodes proposed from labels and positions, the most influential first; deterministic."""
-        return [self.supernode(name, numbers) for name, numbers in propose(self.nodes, self.influence)]
+    def proposed(self, by: str = "labels") -> list[Supernode]:
+        """Supernodes proposed from what features share, the most influential first; deterministic.
+
+        Args:
+            by: `labels`: words of the label, at the same layer and token; or `roles`: where their inputs come from and
+                their outputs go, labels, and, with the scope at hand, what they read and write; see `proposals`.
+
+        Raises:
+            BadInput: there is no such way.
+        """
+        if by not in ("labels", "roles"):
+            raise BadInput(f"There is no way {by!r} to group features; there are 'labels' and 'roles'.")
+        found = propose(self.nodes, self.influence) if by == "labels" else by_roles(self)
+        return [self.supernode(name, numbers) for name, numbers in found]
+
+    def summary(self) -> str:
+        """The graph in plain sentences: what is explained, by which tokens, features and paths, and what is missing."""
+        return summarise(self, self.scores, self.paths())
 
     def paths(self, k: int = 5) -> list[Route]:
         """The k strongest paths from an embedding to the likeliest outcome, through supernodes; see `paths`."""
         return strongest(self.nodes, self.edges, self.influence, k)
 
+    def check(
+        self, model: Model | None = None, scope: Scope | None = None, *, interventions: int = 32, seed: int = 0
+    ) -> Check:
+        """Does it add up, rebuild the model, and predict what edits of the real model do? See `check`.
+
+        Args:
+            model: the model that it explains; loaded by its name where it is not given.
+            scope: its scope; by default the one at hand, or else loaded by its name.
+            interventions: how many features are silenced, one by one, in each mode.
+            seed: of what is drawn.
+
+        Raises:
+            NotFound: there is no such model or scope.
+            BadInput: they cannot be those of the graph.
+        """
+        if scope is None:
+            scope = load_scope(self.origin.scope) if self.scope is None and self.origin.scope else self.scope
+        return check(self, model or load_model(self.origin.model), scope, interventions, seed)
+
+    def minimal(
+        self, model: Model, scope: Scope | None = None, *, faithfulness: float = 0.8, mode: str = "live", seed: int = 0
+    ) -> Minimal:
+        """A small set of features that keeps so much of the likeliest outcome in the real model; see `minimal`."""
+        return minimal(self, model, scope or self.scope, faithfulness, mode, seed)
+
     def to_json(self, slug: str = "graph") -> dict[str, Any]:
         """The graph in the JSON of circuit-tracer and Neuronpedia; prune it first, or it is huge."""
         groups = {name: group.nodes for name, group in self.supernodes.items()}
-        return neuronpedia.write(self.origin, self.nodes, self.edges, groups, self.pinned, slug)
+        data = neuronpedia.write(self.origin, self.nodes, self.edges, groups, self.pinned, slug)
+        data["metadata"] |= {} if self.residual is None else {"conservation": self.residual}
+        return data
+
+    def export(self, path: str | Path) -> Path:
+        """Write the graph as another program reads it: `.json` (Neuronpedia), or `.npz` (circuit-tracer's arrays).
+
+        Raises:
+            BadInput: the file has another ending, or cannot be written.
+        """
+        file = Path(path)
+        if file.suffix not in (".json", ".npz"):
+            raise BadInput(f"A graph is exported as .json or .npz; {file.name} ends otherwise.")
+        try:
+            if file.suffix == ".npz":
+                adjacency, nodes = self.dense("circuit-tracer")
+                circuit_tracer.write(file, self.origin, nodes, adjacency)
+            else:
+                artefacts.replace_text(file, json.dumps(self.to_json(file.stem), ensure_ascii=False))
+        except OSError as error:
+            raise BadInput(f"The file {file} cannot be written ({error}); choose another place.") from error
+        return file
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> "Graph":
+        """Read a file of another program: `.json` of Neuronpedia, `.pt` of circuit-tracer, or `.npz`; see `from_json`.
+
+        Raises:
+            NotFound: there is no such file.
+            BadArtefact: it is something else.
+        """
+        file = Path(path)
+        if not file.is_file():
+            raise NotFound(f"There is no file {file}.")
+        if file.suffix == ".json":
+            return cls.from_json(artefacts.read_json(file))
+        if file.suffix not in (".pt", ".npz"):
+            raise BadArtefact(f"The file {file} is no graph; graphs end in .json, .pt or .npz.")
+        origin, nodes, matrix = circuit_tracer.read(file)
+        return cls.build(origin, nodes, matrix, torch.zeros(len(matrix)), torch.full((len(matrix),), torch.nan))
 
     @classmethod
     def from_json(cls, data: Any) -> "Graph":
@@ -272,7 +435,8 @@ class Graph:
             **self.origin.plain(),
             "replacement": self.replacement,
             "completeness": self.completeness,
-            "conservation": _worst(self.conservation),
+            "unexplored": self.unexplored,
+            "conservation": self.residual,
             "nodes": len(self.nodes),
             "edges": self.n_edges,
         }
@@ -284,24 +448,26 @@ class Graph:
 
 
 def load_graph(path: str | Path, scope: Scope | None = None) -> Graph:
-    """Read a graph that `Graph.save` wrote.
+    """Read a graph that `Graph.save` wrote, or a file of another program (`Graph.from_file`).
 
     Args:
-        path: its folder.
+        path: its folder, or the file.
         scope: the scope that it was traced with, so that its supernodes can be edited.
 
     Raises:
         NotFound: there is no such folder.
         BadArtefact: the folder is damaged, or is something else.
     """
+    if Path(path).is_file():
+        return replace(Graph.from_file(path), scope=scope)
     stored = artefacts.read(path, "graph")
     tensors, tables = stored.tensors("graph"), stored.table("supernodes")
     try:
-        rows, matrix, bias, values, conservation = (tensors.pop(name) for name in ROW_TENSORS)
-        found = Scores(stored.fields["replacement"], stored.fields["completeness"])
+        rows, matrix, bias, rest, size, values = (tensors.pop(name) for name in ROW_TENSORS)
+        found = Scores(*(stored.fields[name] for name in ("replacement", "completeness", "unexplored")))
         nodes = Nodes(**tensors, labels=tuple(stored.table("labels")))
         origin, pinned = Origin.read(stored.fields), tables["pinned"]
-        graph = Graph(origin, nodes, rows, matrix, bias, values, conservation, found, {}, pinned, scope)
+        graph = Graph(origin, nodes, rows, matrix, bias, rest, size, values, found, {}, pinned, scope)
         for each in tables["supernodes"]:
             graph.group(each["name"], each["nodes"])
     except (KeyError, TypeError) as error:
@@ -309,11 +475,12 @@ def load_graph(path: str | Path, scope: Scope | None = None) -> Graph:
     return graph
 
 
-def _edges(nodes: Nodes, rows: Tensor, matrix: Tensor) -> Edges:
+def short(text: str, most: int = 80) -> str:
+    """The start of a text, where it is long."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def edges_of(nodes: Nodes, rows: Tensor, matrix: Tensor, rest: Tensor) -> Edges:
+    """The edges of a node table's rows, weighted by the outcomes' probabilities."""
     weights = torch.where(nodes.of(LOGIT), nodes.probability, torch.zeros(()))
-    return Edges(matrix, rows, nodes.layer[rows], weights)
-
-
-def _worst(conservation: Tensor) -> float | None:
-    known = conservation[conservation.isfinite()]
-    return float(known.max()) if len(known) else None
+    return Edges(matrix, rows, nodes.levels[rows], weights, rest)

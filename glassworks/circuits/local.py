@@ -8,16 +8,19 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from glassworks.circuits.freeze import Captured, final_place, freeze_attention, needed
-from glassworks.circuits.linear import FrozenModel, Targets, biases, constants, edges
+from glassworks.circuits.freeze import Captured, Weights, fold_attention, freeze_attention, needed
+from glassworks.circuits.linear import FrozenModel, Targets, biases, constants
+from glassworks.circuits.nodes import PARTS
 from glassworks.circuits.outcomes import Outcomes
-from glassworks.circuits.sources import Sources, collect, feature_targets, preactivations
+from glassworks.circuits.sources import Sources, collect, feature_targets, outputs, preactivations
+from glassworks.circuits.sweep import Block, edges
 from glassworks.coders import Coder
 from glassworks.errors import BadInput
 from glassworks.models import Model, Prompt
+from glassworks.sites import Site
 
 
 @final
@@ -30,12 +33,29 @@ class LocalModel:
         sources: what is written.
         targets: what is read: the features' pre-activations, then the outcomes.
         values: what the targets are in the real model.
+        levels: of each target: it reads features of lower levels only.
+        weights: how much each outcome counts.
     """
 
     frozen: FrozenModel
     sources: Sources
     targets: Targets
     values: Float[Tensor, " t"]
+    levels: Int[Tensor, " t"]
+    weights: Float[Tensor, " outcome"]
+
+    @property
+    def outcomes(self) -> int:
+        """How many of the targets, the last ones, are outcomes."""
+        return len(self.weights)
+
+    @property
+    def bytes(self) -> int:
+        """What it takes in memory, roughly: source vectors, targets, patterns and weights."""
+        attentions = (tensor for each in self.frozen.attentions for tensor in (each.pattern, each.w_v, each.w_o))
+        vectors = (each.vectors for each in self.sources.writes.values())
+        constants = self.sources.constants.values()
+        return sum(each.nbytes for each in (*attentions, *vectors, *constants, self.targets.covector))
 
     def edges(self) -> Float[Tensor, "t source"]:
         """Every direct effect, targets by sources: features, errors, embeddings."""
@@ -43,17 +63,26 @@ class LocalModel:
 
     def biases(self) -> Float[Tensor, " t"]:
         """The part of every target that comes from constants, computed forward from these alone."""
-        return biases(self.targets, constants(self.frozen, self.sources.constants))
+        return biases(self.frozen, self.targets, constants(self.frozen, self.sources.constants))
+
+    def block(self, rows: Int[Tensor, " r"]) -> Block:
+        """Some targets as a block of the sweep."""
+        return Block(self.frozen, self.sources.writes, self.targets[rows], self.sources.columns)
+
+    def size(self, rows: Int[Tensor, " r"]) -> int:
+        """How many numbers the covectors of a block hold."""
+        return len(rows) * (int(self.targets.position[rows].max()) + 1) * self.targets.covector.shape[1]
 
 
-def run(model: Model, coders: Sequence[Coder], tokens: Prompt) -> Captured:
+def run(model: Model, coders: Sequence[Coder], tokens: Prompt, also: Sequence[Site] = ()) -> Captured:
     """Run the real model once, and keep what freezes it and what the coders read.
 
     Raises:
         BadInput: the model's values are not finite.
     """
-    reads = [site for coder in coders for site in coder.reads]
-    captured = model.capture(tokens, dict.fromkeys([*needed(model), *reads]))
+    sites = [site for coder in coders for site in coder.reads]
+    sites += [site for coder in coders for site in coder.writes] + [each.stream for each in outputs(model, coders)]
+    captured = model.capture(tokens, dict.fromkeys([*needed(model), *sites, *also]))
     if not bool(captured["logits"].isfinite().all()):
         raise BadInput("The model's logits are not finite on this prompt; its weights are damaged.")
     return captured
@@ -61,26 +90,40 @@ def run(model: Model, coders: Sequence[Coder], tokens: Prompt) -> Captured:
 
 @torch.no_grad()
 def localise(
-    model: Model, coders: Sequence[Coder], captured: Captured, masked: Bool[Tensor, " token"], outcomes: Outcomes
+    model: Model,
+    coders: Sequence[Coder],
+    captured: Captured,
+    masked: Bool[Tensor, " token"],
+    outcomes: Outcomes,
+    weights: Sequence[Weights] | None = None,
 ) -> LocalModel:
     """Build the local replacement model.
 
     Args:
         model: the real model.
-        coders: what stands in for its MLPs.
+        coders: what stands in for its MLPs and attention layers.
         captured: its run on the prompt.
         masked: positions without features and errors.
-        outcomes: what is to be explained at the last token.
+        outcomes: what is to be explained.
+        weights: the model's folded attention weights, which several prompts share.
     """
     sources = collect(model, coders, captured, masked)
-    attentions = tuple(freeze_attention(model, layer, captured) for layer in range(model.n_layers))
-    last = torch.full_like(outcomes.ids, len(masked) - 1)
-    logits = final_place(model, captured).targets(outcomes.rows, last, outcomes.constant)
+    folded = folded_weights(model) if weights is None else weights
+    attentions = tuple(freeze_attention(model, layer, captured, each) for layer, each in enumerate(folded))
+    replaced = frozenset(active.layer for active in sources.active if active.part == PARTS.index("attention"))
     features = [feature_targets(model, active, captured) for active in sources.active]
     values = [preactivations(active, captured) for active in sources.active]
+    levels = [torch.full((len(each.index),), each.layer * len(PARTS) + each.part) for each in sources.active]
     return LocalModel(
-        FrozenModel(attentions, sources.skips),
+        FrozenModel(attentions, sources.skips, replaced),
         sources,
-        Targets.cat([*features, logits]),
-        torch.cat([*values, outcomes.value]),
+        Targets.cat([*features, outcomes.targets]),
+        torch.cat([*values, outcomes.value]).cpu(),
+        torch.cat([*levels, torch.full((len(outcomes.ids),), model.n_layers * len(PARTS))]),
+        outcomes.probability.cpu(),
     )
+
+
+def folded_weights(model: Model) -> list[Weights]:
+    """The attention weights of all layers, norms folded in."""
+    return [fold_attention(model, layer) for layer in range(model.n_layers)]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from glassworks import __version__
-from glassworks.circuits.nodes import EMBEDDING, ERROR, FEATURE, LOGIT, Node, Nodes
+from glassworks.circuits.nodes import EMBEDDING, ERROR, FEATURE, LOGIT, PARTS, Node, Nodes
 from glassworks.circuits.origin import Origin
 from glassworks.circuits.scores import Edges
 from glassworks.errors import BadArtefact
@@ -48,13 +48,13 @@ def write(
         slug: short name of the graph, for addresses.
     """
     table = list(nodes)
-    ids = [_id(node) for node in table]
+    ids = [node_id(node) for node in table]
     named = [[name, *(ids[number] for number in numbers)] for name, numbers in groups.items()]
     best = max((node.probability or 0.0 for node in table), default=0.0)
     return {
         "metadata": _metadata(origin, slug),
         "qParams": {"pinnedIds": [ids[each] for each in pinned], "supernodes": named, "linkType": "both"},
-        "nodes": [_node(node, text, best, origin) for node, text in zip(table, ids, strict=True)],
+        "nodes": [node_entry(node, text, best, origin) for node, text in zip(table, ids, strict=True)],
         "links": [
             {"source": ids[source], "target": ids[target], "weight": weight} for target, source, weight in _links(edges)
         ],
@@ -78,22 +78,33 @@ def _metadata(origin: Origin, slug: str) -> dict[str, Any]:
     return known | {"slug": slug, "scan": origin.model, "schema_version": 1} | prompt
 
 
-def _id(node: Node) -> str:
+def node_id(node: Node) -> str:
+    """The name of a node in the JSON; nodes of other parts of a layer than its MLP say so."""
     ids = {
-        FEATURE: f"{node.layer}_{node.index}_{node.position}",
-        ERROR: f"error_{node.layer}_{node.position}",
+        FEATURE: f"{_prefix(node)}{node.layer}_{node.index}_{node.position}",
+        ERROR: f"{_prefix(node)}error_{node.layer}_{node.position}",
         EMBEDDING: f"E_{node.index}_{node.position}",
         LOGIT: f"{node.layer + 1}_{node.index}_{node.position}",
     }
     return ids[node.kind]
 
 
-def _node(node: Node, node_id: str, best: float, origin: Origin) -> dict[str, Any]:
+def _prefix(node: Node) -> str:
+    return "" if node.part == "mlp" else f"{node.part.replace('_', '-')}."
+
+
+def _part(node_id: str) -> str:
+    name = node_id.partition(".")[0].replace("-", "_")
+    return name if name in PARTS else "mlp"
+
+
+def node_entry(node: Node, node_id: str, best: float, origin: Origin) -> dict[str, Any]:
+    """A node as the JSON describes it; `best` is the largest probability of an outcome."""
     layer = {EMBEDDING: "E", LOGIT: str(node.layer + 1)}.get(node.kind, str(node.layer))
     feature = {FEATURE: _pair(node.layer, node.index), ERROR: -1, EMBEDDING: node.position}.get(node.kind, node.index)
     page = {
-        FEATURE: f"{layer}_{node.index}-0",
-        ERROR: f"error_{layer}_{node.position}-0",
+        FEATURE: f"{_prefix(node)}{layer}_{node.index}-0",
+        ERROR: f"{_prefix(node)}error_{layer}_{node.position}-0",
         EMBEDDING: f"E_{node.index}-{node.position}",
         LOGIT: f"L_{node.index}-{node.position}",
     }
@@ -204,6 +215,7 @@ def _parse(entry: Mapping[str, Any], texts: Sequence[str], top: int) -> Node:
         probability=_real(entry.get("token_prob", 0.0)) if kind == LOGIT else None,
         share=_real(entry.get("influence")),
         label={EMBEDDING: texts[position], ERROR: "", LOGIT: quoted[1] if quoted else clerp}.get(kind, clerp),
+        part=_part(entry["node_id"]),
     )
 
 
@@ -216,7 +228,7 @@ def _known(ids: Sequence[str], numbers: Mapping[str, Sequence[int]]) -> list[int
 
 
 def _matrix(links: Sequence[Mapping[str, Any]], nodes: Nodes, numbers: Mapping[str, list[int]]) -> Tensor:
-    sources, layers = nodes.sources, nodes.layer.tolist()
+    sources, layers = nodes.sources, nodes.levels.tolist()
     rows = {int(node): row for row, node in enumerate((nodes.of(FEATURE) | nodes.of(LOGIT)).nonzero()[:, 0])}
     matrix = torch.zeros(len(rows), sources)
     for link in links:

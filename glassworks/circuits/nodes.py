@@ -1,6 +1,6 @@
 """The node table of a graph: one row per node, one tensor per column.
 
-Nodes lie in the order feature, error, embedding, logit, and within a kind by layer, position and index (logits as
+Nodes lie in the order feature, error, embedding, logit, and within a kind by layer, part, position and index (logits as
 they were chosen). So the sources are the first columns of a graph, and a node's inputs come from lower layers only.
 This module must not know how a graph is made.
 """
@@ -14,6 +14,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 FEATURE, ERROR, EMBEDDING, LOGIT = KINDS = ("feature", "error", "embedding", "logit")
+PARTS = ("resid_pre", "attention", "resid_mid", "mlp", "resid_post")
+"""The parts of a layer that a coder can stand for, from below: each reads only what lies before it."""
+MLP = PARTS.index("mlp")
 
 
 @final
@@ -29,6 +32,12 @@ class Node:
     probability: float | None
     share: float | None
     label: str
+    part: str = "mlp"
+
+    @property
+    def place(self) -> str:
+        """Part and layer, `mlp.2`: features of one place are features of one coder."""
+        return f"{self.part}.{self.layer}"
 
 
 @final
@@ -48,6 +57,7 @@ class Nodes:
         share: share of all influence that rests on nodes of at least this one's influence: low means important;
             NaN for a logit, and where it is not known. A pruned graph keeps the shares of the whole.
         labels: what to show.
+        part: number in `PARTS` of the part of the layer that a feature or error belongs to.
     """
 
     kinds: Int[Tensor, " n"]
@@ -58,6 +68,7 @@ class Nodes:
     probability: Float[Tensor, " n"]
     share: Float[Tensor, " n"]
     labels: tuple[str, ...]
+    part: Int[Tensor, " n"]
 
     def __len__(self) -> int:
         return len(self.kinds)
@@ -66,12 +77,12 @@ class Nodes:
         return next(iter(self.select(torch.tensor([number]))))
 
     def __iter__(self) -> Iterator[Node]:
-        whole = (column.tolist() for column in (self.layer, self.position, self.index))
+        whole = (column.tolist() for column in (self.layer, self.position, self.index, self.part))
         real = (column.tolist() for column in (self.activation, self.probability, self.share))
         for kind, *numbers, label in zip(self.kinds.tolist(), *whole, *real, self.labels, strict=True):
-            layer, position, index = numbers[:3]
-            activation, probability, share = (None if each != each else each for each in numbers[3:])
-            yield Node(KINDS[kind], layer, position, index, activation, probability, share, label)
+            layer, position, index, part = numbers[:4]
+            activation, probability, share = (None if each != each else each for each in numbers[4:])
+            yield Node(KINDS[kind], layer, position, index, activation, probability, share, label, PARTS[part])
 
     def of(self, kind: str) -> Bool[Tensor, " n"]:
         """Which nodes are of a kind."""
@@ -81,6 +92,11 @@ class Nodes:
     def sources(self) -> int:
         """How many nodes are sources, the first ones: all but the logits."""
         return int((self.kinds != KINDS.index(LOGIT)).sum())
+
+    @property
+    def levels(self) -> Int[Tensor, " n"]:
+        """A node reads only nodes of lower levels."""
+        return self.layer * len(PARTS) + self.part
 
     def tensors(self) -> dict[str, Tensor]:
         """The columns by name, without the labels."""
@@ -94,7 +110,7 @@ class Nodes:
     def order(self) -> Int[Tensor, " n"]:
         """The numbers of the nodes in the order that a graph needs; logits of a position keep theirs."""
         order = torch.arange(len(self))
-        for column in (self.index.masked_fill(self.of(LOGIT), 0), self.position, self.layer, self.kinds):
+        for column in (self.index.masked_fill(self.of(LOGIT), 0), self.position, self.levels, self.kinds):
             order = order[column[order].argsort(stable=True)]
         return order
 
@@ -108,14 +124,15 @@ class Nodes:
 
         Args:
             kind: one of `KINDS`.
-            columns: position, and those of layer, index, activation and probability that the kind has.
+            columns: position, and those of layer, part, index, activation and probability that the kind has.
             labels: one a node.
         """
         count = len(columns["position"])
-        whole = {name: torch.full((count,), -1) for name in ("layer", "index")}
+        whole = {name: torch.full((count,), -1) for name in ("layer", "index")} | {"part": torch.full((count,), MLP)}
         real = {name: torch.full((count,), torch.nan) for name in ("activation", "probability", "share")}
         kinds = torch.full((count,), KINDS.index(kind))
-        return cls(**{"kinds": kinds, **whole, **real, **columns}, labels=tuple(labels))
+        given = {name: column.cpu() for name, column in columns.items()}
+        return cls(**{"kinds": kinds, **whole, **real, **given}, labels=tuple(labels))
 
     @classmethod
     def of_rows(cls, rows: Sequence[Node]) -> "Nodes":
@@ -126,6 +143,7 @@ class Nodes:
             for name in ("activation", "probability", "share")
         }
         kinds = torch.tensor([KINDS.index(row.kind) for row in rows])
+        whole["part"] = torch.tensor([PARTS.index(row.part) for row in rows])
         return cls(**{"kinds": kinds, **whole, **real}, labels=tuple(row.label for row in rows))
 
     @classmethod

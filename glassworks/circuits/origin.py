@@ -18,7 +18,7 @@ class Origin:
         prompt: the prompt as text.
         tokens: its token ids.
         token_texts: what each token shows.
-        coders: layer -> id of the coder whose features are that layer's.
+        coders: place -> id of the coder whose features lie there: `mlp.2` -> `mlp_in.2`; see `Node.place`.
         facts: whatever else is known, as plain JSON values: seconds, thresholds, another program's metadata.
     """
 
@@ -27,7 +27,7 @@ class Origin:
     prompt: str
     tokens: tuple[int, ...]
     token_texts: tuple[str, ...]
-    coders: Mapping[int, str] = field(default_factory=dict)
+    coders: Mapping[str, str] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def plain(self) -> dict[str, Any]:
@@ -44,7 +44,7 @@ class Origin:
                 prompt=plain["prompt"],
                 tokens=tuple(plain["tokens"]),
                 token_texts=tuple(plain["token_texts"]),
-                coders={int(layer): name for layer, name in plain["coders"].items()},
+                coders=dict(plain["coders"]),
                 facts=plain["facts"],
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -1,24 +1,44 @@
-"""Which outcomes a graph explains: the likeliest next tokens, named tokens, or differences of two.
+"""Which outcomes a graph explains, as rows of the linear engine and as nodes.
 
-An outcome is a linear read of the final stream: an unembedding row minus the mean row, or minus another one. This
+By default the likeliest next tokens; else whatever can be asked (`asked`), of any position, several at once. This
 module must not know what the graph makes of it.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import final
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, final
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from glassworks.circuits.asked import Direction, Feature, Likely, Logit, Seen, Token, question, reading
+from glassworks.circuits.freeze import Captured
+from glassworks.circuits.linear import Targets
 from glassworks.circuits.nodes import LOGIT, Nodes
+from glassworks.coders import Scope
+from glassworks.edits import FeatureRef
 from glassworks.errors import BadInput
-from glassworks.models import Model
+from glassworks.models import Model, Prompt
+from glassworks.sites import Site
 
-Token = str | int
-Outcome = Token | tuple[Token, Token]
-"""A token's text or id; or two of them, the difference of whose logits is meant."""
+
+@final
+@dataclass(frozen=True)
+class Continuation:
+    """What follows the prompt: every token of it is an outcome after the token before.
+
+    Attributes:
+        tokens: how many tokens the model shall add, the likeliest each time; or the text that follows.
+    """
+
+    tokens: int | str
+
+
+Outcome = Token | tuple[Token, Token] | FeatureRef | Logit | Likely | Feature | Direction | Continuation
+"""What a graph can explain: a token's text or id, two of them (the difference of their logits), a feature, or one of
+the questions."""
+Asked = Outcome | Sequence[Outcome] | None
 
 
 @final
@@ -27,95 +47,137 @@ class Outcomes:
     """The chosen outcomes.
 
     Attributes:
-        ids: vocabulary id of each; the vocabulary's size or more for a difference.
-        probability: of its token (for a difference: of the first one).
-        labels: the token's text; `a - b` for a difference.
-        value: demeaned logit before soft-capping; for a difference, the difference.
-        rows: what it reads behind the final norm.
-        constant: the part of its value that comes from the unembedding's bias.
+        targets: what each reads.
+        value: what each is in the model: a demeaned logit before soft-capping, a difference, a pre-activation.
+        ids: vocabulary id of each; the vocabulary's size or more for what is no token.
+        probability: what each counts: its token's probability (of a difference the first one's), 1 without a token.
+        labels: what each shows.
+        plain: each as JSON values, from which `values` reads it again.
     """
 
+    targets: Targets
+    value: Float[Tensor, " k"]
     ids: Int[Tensor, " k"]
     probability: Float[Tensor, " k"]
     labels: tuple[str, ...]
-    value: Float[Tensor, " k"]
-    rows: Float[Tensor, "k d_model"]
-    constant: Float[Tensor, " k"]
+    plain: tuple[dict[str, Any], ...]
 
-    def nodes(self, layer: int, position: int) -> Nodes:
+    def nodes(self, layer: int) -> Nodes:
         """The outcomes as logit nodes."""
         columns = {
             "layer": torch.full_like(self.ids, layer),
-            "position": torch.full_like(self.ids, position),
+            "position": self.targets.position,
             "index": self.ids,
             "probability": self.probability,
         }
         return Nodes.build(LOGIT, columns, self.labels)
 
 
-def likeliest(probabilities: Float[Tensor, " vocab"], share: float = 0.95, most: int = 10) -> list[int]:
-    """The smallest set of tokens whose probabilities sum to a share, or the most allowed."""
-    top = probabilities.topk(min(most, len(probabilities)))
-    enough = int((top.values.cumsum(0) < share).sum()) + 1
-    return top.indices[:enough].tolist()
+def listed(asked: Asked) -> list[Outcome]:
+    """Targets as a list; the likeliest next tokens where none are named."""
+    if asked is None:
+        return [Likely()]
+    return list(asked) if isinstance(asked, Sequence) and not isinstance(asked, str) else [asked]
 
 
-def choose(model: Model, logits: Float[Tensor, " vocab"], targets: Sequence[Outcome] | None) -> Outcomes:
-    """Make outcomes from what the user named, or else from the likeliest tokens.
+def continued(model: Model, prompt: Prompt, asked: Asked) -> tuple[Int[Tensor, " token"], list[Outcome]]:
+    """Add what follows to a prompt, where that is asked for.
+
+    Args:
+        model: says what follows.
+        prompt: text or ids.
+        asked: the targets.
+
+    Returns:
+        The tokens to trace (the last token that follows is no input any more), and the targets with a logit for each
+        token that follows. Negative positions of other targets count from the end of the prompt as it was given.
+
+    Raises:
+        BadInput: nothing follows, or a text follows that would change the prompt's own tokens.
+    """
+    tokens, found = model.tokens(prompt), listed(asked)
+    wanted = [each for each in found if isinstance(each, Continuation)]
+    if not wanted:
+        return tokens, found
+    follows = max((_following(model, prompt, tokens, each) for each in wanted), key=len)
+    start = len(tokens) - 1
+    logits = [Logit(token, None, start + place) for place, token in enumerate(follows)]
+    kept = [_from_start(question(each), len(tokens)) for each in found if not isinstance(each, Continuation)]
+    return torch.cat([tokens, tokens.new_tensor(follows[:-1])]), [*kept, *logits]
+
+
+def _following(model: Model, prompt: Prompt, tokens: Tensor, asked: Continuation) -> list[int]:
+    if isinstance(asked.tokens, int):
+        if asked.tokens < 1:
+            raise BadInput(f"A continuation of {asked.tokens} tokens explains nothing; ask for 1 or more.")
+        grown = tokens
+        for _ in range(asked.tokens):
+            grown = torch.cat([grown, grown.new_tensor([model.predict(grown, 1)[0].id])])
+        return grown[len(tokens) :].tolist()
+    if not isinstance(prompt, str):
+        raise BadInput("A text can only follow a text; give the prompt as text, or targets by position.")
+    whole = model.tokens(prompt + asked.tokens)
+    if len(whole) <= len(tokens) or not bool((whole[: len(tokens)] == tokens).all()):
+        raise BadInput(f"{asked.tokens!r} does not follow the prompt in tokens of its own; start it at a new word.")
+    return whole[len(tokens) :].tolist()
+
+
+def _from_start(asked: Any, tokens: int) -> Any:
+    return replace(asked, position=asked.position % tokens) if -tokens <= asked.position < 0 else asked
+
+
+def sites_of(scope: Scope | None, asked: Sequence[Outcome]) -> list[Site]:
+    """What has to be captured for targets, besides what freezes the model."""
+    return [site for each in asked for site in question(each).sites(scope)]
+
+
+def choose(model: Model, scope: Scope | None, captured: Captured, asked: Sequence[Outcome]) -> Outcomes:
+    """Make outcomes of what was asked.
 
     Args:
         model: gives tokens and unembedding.
-        logits: after soft-capping, as the model returns them.
-        targets: tokens, by text or id, or pairs of them.
+        scope: the coders whose features may be asked for.
+        captured: the model's run, with what `sites_of` names.
+        asked: from `continued`.
 
     Raises:
-        NotFound: a text that is not exactly one token of the vocabulary.
-        BadInput: an id outside the vocabulary, the same target twice, or no target at all.
+        NotFound: a text that is not exactly one token of the vocabulary, a coder or feature that does not exist.
+        BadInput: an id outside the vocabulary, a position outside the prompt, the same target twice, or none at all.
     """
-    probabilities = logits.softmax(0)
-    named = likeliest(probabilities) if targets is None else [targets] if isinstance(targets, str) else targets
-    pairs = [_pair(model, each) for each in named]
-    if not pairs or len(set(pairs)) < len(pairs) or any(a == b for a, b in pairs):
-        raise BadInput("The targets are empty or name one twice; name at least one token, each once.")
-    first = torch.tensor([a for a, _ in pairs])
-    matrix, bias = model.unembedding
-    raw = _uncapped(logits, model.softcap)
+    seen = Seen(model, scope, captured)
+    found = [each for target in asked for each in question(target).resolved(seen)]
+    same = any(isinstance(each, Logit) and each.token == each.minus for each in found)
+    if not found or len(set(found)) < len(found) or same:
+        raise BadInput("The targets are empty or name one twice; name at least one, each once.")
+    ids = [
+        int(each.token) if isinstance(each, Logit) and each.minus is None else model.vocab_size + place
+        for place, each in enumerate(found)
+    ]
     return Outcomes(
-        ids=torch.tensor([a if b is None else model.vocab_size + i for i, (a, b) in enumerate(pairs)]),
-        probability=probabilities[first],
-        labels=tuple(_text(model, *pair) for pair in pairs),
-        value=_against(raw, pairs),
-        rows=_against(matrix, pairs),
-        constant=raw.new_zeros(len(pairs)) if bias is None else _against(bias, pairs),
+        targets=Targets.cat([each.target(seen) for each in found]),
+        value=torch.stack([each.value(seen) for each in found]),
+        ids=torch.tensor(ids),
+        probability=torch.tensor([each.weight(seen) for each in found]),
+        labels=tuple(each.label(seen) for each in found),
+        plain=tuple(each.plain() for each in found),
     )
 
 
-def _pair(model: Model, target: Outcome) -> tuple[int, int | None]:
-    if isinstance(target, tuple):
-        first, second = target
-        return _id(model, first), _id(model, second)
-    return _id(model, target), None
+def values(
+    model: Model, scope: Scope | None, captured: Captured, plain: Sequence[Mapping[str, Any]]
+) -> Float[Tensor, " k"]:
+    """Measure outcomes again, on any run of the model.
+
+    Args:
+        model: the model.
+        scope: as when they were chosen.
+        captured: values at `logits` and at `measured_at(plain)`.
+        plain: `Outcomes.plain`, which a graph keeps as `origin.facts["targets"]`.
+    """
+    seen = Seen(model, scope, captured)
+    return torch.stack([reading(dict(each)).value(seen) for each in plain])
 
 
-def _text(model: Model, first: int, second: int | None) -> str:
-    text = model.token_text(first)
-    return text if second is None else f"{text.strip()} - {model.token_text(second).strip()}"
-
-
-def _id(model: Model, token: Token) -> int:
-    if isinstance(token, str):
-        return model.token_id(token)
-    if not 0 <= token < model.vocab_size:
-        raise BadInput(f"The target {token} is outside the vocabulary; ids go from 0 to {model.vocab_size - 1}.")
-    return int(token)
-
-
-def _against(values: Float[Tensor, "vocab *d"], pairs: Sequence[tuple[int, int | None]]) -> Float[Tensor, "k *d"]:
-    """Each pair's first value minus its second, or minus the mean over the vocabulary."""
-    mean = values.mean(0, dtype=torch.float32)
-    return torch.stack([values[a].float() - (mean if b is None else values[b].float()) for a, b in pairs])
-
-
-def _uncapped(logits: Float[Tensor, " vocab"], softcap: float | None) -> Float[Tensor, " vocab"]:
-    """Logits before `softcap * tanh(x / softcap)`."""
-    return logits.float() if softcap is None else softcap * torch.atanh(logits.double() / softcap).float()
+def measured_at(scope: Scope | None, plain: Sequence[Mapping[str, Any]]) -> list[Site]:
+    """What has to be captured for `values`, besides `logits`."""
+    return [site for each in plain for site in reading(dict(each)).sites(scope)]

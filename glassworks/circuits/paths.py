@@ -72,8 +72,8 @@ class Path:
 
     def __str__(self) -> str:
         arrows = [" -| " if each else " -> " for each in self.inhibits]
-        words = [_words(step) for step in self.steps]
-        return "".join(word + arrow for word, arrow in zip(words, [*arrows, ""], strict=True))
+        told = [_words(step) for step in self.steps]
+        return "".join(word + arrow for word, arrow in zip(told, [*arrows, ""], strict=True))
 
     def plain(self) -> dict[str, Any]:
         """The path as JSON values, with its text."""
@@ -97,20 +97,26 @@ def propose(nodes: Nodes, influence: Float[Tensor, " n"]) -> Groups:
         node = table[number]
         if node.kind != FEATURE:
             continue
-        words = {word.strip() for word in re.split(r",|->|~>|\.\.", node.label) if word.strip()}
+        mine = words(node.label)
         cell = cells.setdefault((node.layer, node.position), [])
-        like = next((members for others, members in cell if _alike(words, others)), None)
+        like = next((members for others, members in cell if alike(mine, others)), None)
         if like is None:
             like = []
-            cell.append((words, like))
+            cell.append((mine, like))
             groups.append((_name(node), like))
         like.append(number)
     return sorted(groups, key=lambda group: -float(influence[group[1]].sum()))
 
 
-def _alike(words: set[str], others: set[str]) -> bool:
-    shared = len(words & others)
-    return shared >= 2 and shared >= SHARED * min(len(words), len(others))
+def words(label: str) -> set[str]:
+    """The words that a label lists."""
+    return {word.strip() for word in re.split(r",|->|~>|\.\.", label) if word.strip()}
+
+
+def alike(mine: set[str], others: set[str]) -> bool:
+    """Whether labels of these words mean the same: two words at least, and half of the shorter label's."""
+    shared = len(mine & others)
+    return shared >= 2 and shared >= SHARED * min(len(mine), len(others))
 
 
 def strongest(nodes: Nodes, edges: Edges, influence: Float[Tensor, " n"], k: int) -> list[Path]:

@@ -4,8 +4,8 @@
 gives. Pure functions on tensors: this module must not know where a matrix comes from.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import final
 
 import torch
@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 TINY = 1e-10  # a row without input is divided by this
-BLOCK = 128  # rows at a time: small enough to stay in the processor's cache
+BLOCK, WIDE = 128, 2**22  # rows, and numbers, at a time: small enough to stay in the processor's cache
 
 
 @final
@@ -24,32 +24,36 @@ class Edges:
     Attributes:
         matrix: edge from source s (column) to target t (row).
         rows: the node that each row is about, ascending.
-        levels: layer of each row's node, ascending: a node reads only nodes of lower levels.
+        levels: level of each row's node, ascending: a node reads only nodes of lower levels.
         weights: how much each node counts as an outcome: the probabilities of the logits, 0 elsewhere.
+        rest: absolute input of each row from sources that have no column.
     """
 
     matrix: Float[Tensor, "t source"]
     rows: Int[Tensor, " t"]
     levels: Int[Tensor, " t"]
     weights: Float[Tensor, " n"]
+    rest: Float[Tensor, " t"]
+
+    @cached_property
+    def _sizes(self) -> Float[Tensor, " t"]:
+        return (torch.linalg.vector_norm(self.matrix, 1, dim=1) + self.rest).clamp(min=TINY)
 
     def sizes(self) -> Float[Tensor, " t"]:
-        """The sum of each row's absolute values."""
-        return torch.linalg.vector_norm(self.matrix, 1, dim=1).clamp(min=TINY)
+        """The sum of each row's absolute values, those without a column included."""
+        return self._sizes
 
-    def shares(self) -> Iterator[tuple[Int[Tensor, " b"], Float[Tensor, "b source"]]]:
-        """Rows of `P`, block by block from the top level down, each with the nodes that its rows are about."""
-        levels = self.levels.unique_consecutive(return_counts=True)[1].tolist()
-        sizes = [min(BLOCK, level - start) for level in levels for start in range(0, level, BLOCK)]
-        for nodes, block in zip(reversed(self.rows.split(sizes)), reversed(self.matrix.split(sizes)), strict=True):
-            yield nodes, normalised(block)
+    def passed(self, flow: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """What flows into nodes, handed on to their sources; in place."""
+        return hand_on(flow, self.matrix, self.rows, self.levels, self._sizes)
 
     def select(self, nodes: Bool[Tensor, " n"]) -> "Edges":
-        """The edges among some of the nodes, which are numbered anew."""
+        """The edges among some of the nodes, which are numbered anew; their input from others is forgotten."""
         numbers = nodes.cumsum(0) - 1
         rows = nodes[self.rows]
         matrix = self.matrix[rows][:, nodes[: self.matrix.shape[1]]]
-        return Edges(matrix, numbers[self.rows[rows]], self.levels[rows], self.weights[nodes])
+        nothing = torch.zeros_like(self.rest[rows])
+        return Edges(matrix, numbers[self.rows[rows]], self.levels[rows], self.weights[nodes], nothing)
 
 
 @final
@@ -60,33 +64,72 @@ class Scores:
     Attributes:
         replacement: share of the influence on the logits that starts in embeddings, and not in errors.
         completeness: share of all nodes' input that does not come from errors, weighted by influence.
+        unexplored: share of the influence on the logits that rests on features whose inputs are not known; a node's
+            true influence is at most that much of the logits' weight above the known one. 0 in a full graph.
     """
 
     replacement: float
     completeness: float
+    unexplored: float = 0.0
 
 
-def normalised(matrix: Float[Tensor, "t source"]) -> Float[Tensor, "t source"]:
-    """Absolute values, each row divided by its sum."""
-    share = matrix.abs()
-    return share.div_(share.sum(1, keepdim=True).clamp(min=TINY))
+def hand_on(
+    flow: Float[Tensor, " n"],
+    matrix: Float[Tensor, "slot source"],
+    rows: Int[Tensor, " t"],
+    levels: Int[Tensor, " t"],
+    sizes: Float[Tensor, " t"],
+    slots: Int[Tensor, " t"] | None = None,
+) -> Float[Tensor, " n"]:
+    """Hand what flows into nodes on to their sources, in shares `P` of each target's input; in place.
+
+    Level by level from the outcomes down, so that a node's flow is complete before its row is used.
+
+    Args:
+        flow: of every node.
+        matrix: edges, one row a target.
+        rows: the node that each row is about.
+        levels: of each row's node.
+        sizes: the sum of each row's absolute values.
+        slots: where each row lies in the matrix, if not in order.
+    """
+    columns = matrix.shape[1]
+    block = max(1, min(BLOCK, WIDE // max(1, columns)))
+    order = levels.argsort(descending=True, stable=True)
+    counts = levels[order].unique_consecutive(return_counts=True)[1].tolist()
+    for same in order.split(counts):
+        for part in same.split(block):
+            flow[:columns] += (flow[rows[part]] / sizes[part]) @ matrix[part if slots is None else slots[part]].abs_()
+    return flow
 
 
 def influence(edges: Edges) -> Float[Tensor, " n"]:
-    """Influence of every node on the logits, over all paths: `w (P + P^2 + ...)`, by one back-substitution.
-
-    Level by level from the logits down, a node's influence is complete before its row is used.
-    """
-    flow = edges.weights.clone()
-    for nodes, share in edges.shares():
-        flow[: share.shape[1]] += flow[nodes] @ share
-    return flow - edges.weights
+    """Influence of every node on the logits, over all paths: `w (P + P^2 + ...)`, by one back-substitution."""
+    return edges.passed(edges.weights.clone()) - edges.weights
 
 
 def edge_influence(edges: Edges) -> Float[Tensor, "t source"]:
     """Influence that flows through every edge: `P[t, s] (influence[t] + w[t])`."""
     flow = influence(edges) + edges.weights
-    return normalised(edges.matrix) * flow[edges.rows, None]
+    return edges.matrix.abs() * (flow[edges.rows] / edges.sizes())[:, None]
+
+
+def unexplored(edges: Edges, found: Float[Tensor, " n"], features: Bool[Tensor, " n"]) -> float:
+    """Share of the influence on the logits that rests on features without a row, or on sources without a column.
+
+    Shares of an input sum to 1, so what does not end in embeddings and errors ends here.
+
+    Args:
+        edges: all edges.
+        found: influence of every node.
+        features: which nodes have inputs.
+    """
+    open_ = features.clone()
+    open_[edges.rows] = False
+    flow = found + edges.weights
+    outside = float((flow[edges.rows] * edges.rest / edges.sizes()).sum())
+    weight = float(edges.weights.sum())
+    return (float(found[open_].sum()) + outside) / weight if weight else 0.0
 
 
 def cumulative(influence: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
@@ -98,13 +141,18 @@ def cumulative(influence: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
 
 
 def scores(
-    edges: Edges, found: Float[Tensor, " n"], errors: Bool[Tensor, " n"], embeddings: Bool[Tensor, " n"]
+    edges: Edges,
+    found: Float[Tensor, " n"],
+    features: Bool[Tensor, " n"],
+    errors: Bool[Tensor, " n"],
+    embeddings: Bool[Tensor, " n"],
 ) -> Scores:
-    """Replacement and completeness scores of an unpruned graph.
+    """Scores of an unpruned graph.
 
     Args:
         edges: all edges.
         found: influence of every node.
+        features: which nodes are features.
         errors: which nodes are errors.
         embeddings: which nodes are embeddings.
     """
@@ -114,4 +162,5 @@ def scores(
     return Scores(
         replacement=start / (start + error) if start + error else 0.0,
         completeness=1 - float(output[edges.rows] @ lost / output.sum()) if bool(output.any()) else 0.0,
+        unexplored=unexplored(edges, found, features),
     )

@@ -12,10 +12,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from glassworks.circuits.freeze import Captured, fold_read, read_place
+from glassworks.circuits.chosen import ATTENTION, part_of
+from glassworks.circuits.freeze import Captured, Read, attention_bias, fold_read, read_place, through_output
 from glassworks.circuits.linear import Skip, Targets, Writes
-from glassworks.coders import Coder, Scope
-from glassworks.errors import BadInput, Unsupported
+from glassworks.circuits.nodes import PARTS
+from glassworks.coders import Coder
+from glassworks.errors import BadInput
 from glassworks.models import Model
 from glassworks.sites import Site
 
@@ -28,6 +30,7 @@ class Active:
     Attributes:
         coder: the coder.
         layer: the layer that it reads.
+        part: the part of the layer that it stands for, a number in `PARTS`.
         position: token of each feature.
         index: its latent.
         value: its activation.
@@ -35,6 +38,7 @@ class Active:
 
     coder: Coder
     layer: int
+    part: int
     position: Int[Tensor, " k"]
     index: Int[Tensor, " k"]
     value: Float[Tensor, " k"]
@@ -48,7 +52,7 @@ class Sources:
     Attributes:
         tokens: how many tokens the prompt has.
         active: the features, coder by coder.
-        errors: layer and position of each error node.
+        errors: layer, part and position of each error node.
         writes: source vectors by stage; columns are features, errors, embeddings, in this order.
         constants: what enters by stage and belongs to no source.
         skips: live skip paths.
@@ -56,51 +60,70 @@ class Sources:
 
     tokens: int
     active: tuple[Active, ...]
-    errors: Int[Tensor, "error 2"]
+    errors: Int[Tensor, "error 3"]
     writes: Mapping[int, Writes]
     constants: Mapping[int, Float[Tensor, "token d_model"]]
     skips: tuple[Skip, ...]
 
     @property
+    def features(self) -> int:
+        """How many features there are."""
+        return sum(len(each.index) for each in self.active)
+
+    @property
     def columns(self) -> int:
         """How many sources there are."""
-        return sum(len(each.index) for each in self.active) + len(self.errors) + self.tokens
+        return self.features + len(self.errors) + self.tokens
 
 
-def replacement(model: Model, scope: Scope | None) -> tuple[Coder, ...]:
-    """The coders that a trace uses, by layer; layers without one keep their MLP as one error node a position.
+@final
+@dataclass(frozen=True, eq=False)
+class Output:
+    """One output that is made of sources: an MLP's, or that of an attention layer which a coder replaces.
 
-    Raises:
-        BadInput: the scope names no replacement, or a coder does not fit the model.
-        Unsupported: a coder writes something else than MLP outputs, or two read the same layer.
+    Attributes:
+        stage: where it enters the stream.
+        layer: its layer.
+        part: its part of the layer, a number in `PARTS`.
+        site: where coders write it.
     """
-    if scope is not None and not scope.replacement:
-        raise BadInput(
-            f"The scope {scope.name} does not say which coders replace the MLPs; take a part of it with "
-            f"scope.choose(kind=..., width=..., l0=..., tags=...), one coder a layer or one CLT."
-        )
-    coders = [] if scope is None else [part for name in scope.replacement for part in scope[name].parts]
-    for coder in coders:
-        _check(model, coder)
-    layers = [_layer(coder.reads[0]) for coder in coders]
-    if len(set(layers)) < len(layers):
-        raise Unsupported("Two coders of the replacement set read the same layer; a trace takes one a layer.")
-    return tuple(sorted(coders, key=lambda coder: _layer(coder.reads[0])))
+
+    stage: int
+    layer: int
+    part: int
+    site: Site
+
+    def value(self, captured: Captured) -> Float[Tensor, "token d_model"]:
+        """What the model really adds to the stream here."""
+        return captured[str(self.stream)].float()
+
+    @property
+    def stream(self) -> Site:
+        """Where it can be seen in the stream."""
+        return Site("mlp_out" if self.part == PARTS.index("mlp") else "attn_out", self.layer)
 
 
-def masked_positions(scope: Scope | None, texts: Sequence[str]) -> Bool[Tensor, " token"]:
-    """Positions without features and errors, because the coders were not trained on them."""
-    return torch.arange(len(texts)) < (0 if scope is None else scope.masked(texts))
+def outputs(model: Model, coders: Sequence[Coder]) -> list[Output]:
+    """The outputs that are made of sources, in the order of their error nodes: all MLPs, and replaced attention."""
+    found = [Output(2 * n + 2, n, PARTS.index("mlp"), Site("mlp_out", n)) for n in range(model.n_layers)]
+    attention = [coder.writes[0] for coder in coders if coder.writes[0].kind in ATTENTION]
+    found += [Output(2 * _layer(site) + 1, _layer(site), PARTS.index("attention"), site) for site in attention]
+    return sorted(found, key=lambda each: each.stage)
 
 
 def collect(model: Model, coders: Sequence[Coder], captured: Captured, masked: Bool[Tensor, " token"]) -> Sources:
     """Encode the prompt, and lay out all that is written."""
-    active = tuple(_encode(coder, captured, masked) for coder in coders)
+    active = tuple(encode(coder, captured, masked) for coder in coders)
     skips = tuple(skip for coder in coders for skip in _skips(model, coder, captured, masked))
-    parts, constants = _mlp_writes(model, active, captured, masked)
-    errors = torch.cartesian_prod(torch.arange(model.n_layers), (~masked).nonzero()[:, 0])
+    places = outputs(model, coders)
+    parts, constants = _writes(model, places, active, captured, masked)
+    free = (~masked).nonzero()[:, 0]
+    of = torch.tensor([[each.layer, each.part] for each in places], device=masked.device).repeat_interleave(
+        len(free), 0
+    )
+    errors = torch.cat([of, free.repeat(len(places))[:, None]], dim=1)
     tokens, features = len(masked), sum(len(each.index) for each in active)
-    embedding = torch.arange(tokens)
+    embedding = torch.arange(tokens, device=masked.device)
     parts[0] = [(embedding, features + len(errors) + embedding, captured["embed"].float())]
     writes = {
         stage: Writes.sort(*(torch.cat(column) for column in zip(*part, strict=True)), tokens=tokens)
@@ -124,43 +147,70 @@ def preactivations(active: Active, captured: Captured) -> Float[Tensor, " k"]:
 Part = tuple[Tensor, Tensor, Tensor]  # positions, columns, vectors
 
 
-def _mlp_writes(
-    model: Model, active: Sequence[Active], captured: Captured, masked: Bool[Tensor, " token"]
+def _writes(
+    model: Model, places: Sequence[Output], active: Sequence[Active], captured: Captured, masked: Tensor
 ) -> tuple[dict[int, list[Part]], dict[int, Tensor]]:
-    """Feature and error writes, and constants, of every layer's MLP output, by stage."""
+    """Feature and error writes, and constants, of every output, by stage."""
     starts = torch.tensor([0, *(len(each.index) for each in active)]).cumsum(0).tolist()
     free = (~masked).nonzero()[:, 0]
     parts, constants = {}, {}
-    for layer in range(model.n_layers):
-        site, output = Site("mlp_out", layer), captured[f"mlp_out.{layer}"].float()
-        writers = [(each, start) for each, start in zip(active, starts, strict=False) if site in each.coder.writes]
-        features = [_feature_writes(each, site, start) for each, start in writers]
-        bias = sum((each.coder.bias(site) for each, _ in writers), start=torch.zeros_like(output))
-        error = output - bias - sum(_skipped(each.coder, site, captured) for each, _ in writers)
-        for positions, _, vectors in features:
-            error.index_add_(0, positions, vectors, alpha=-1)
-        columns = starts[-1] + layer * len(free) + torch.arange(len(free))
-        parts[2 * layer + 2] = [*features, (free, columns, error[free])]
-        constants[2 * layer + 2] = torch.where(masked[:, None], output, bias)
+    for number, place in enumerate(places):
+        output = place.value(captured)
+        features, bias, error = [], torch.zeros_like(output), output.clone()
+        for each, start in zip(active, starts, strict=False):
+            if place.site not in each.coder.writes:
+                continue
+            part, silent = (
+                _feature_writes(model, each, place, start, captured),
+                _bias(model, each.coder, place, captured),
+            )
+            skipped = _skipped(each.coder, place.site, captured)
+            check_finite(each.coder, part[2].sum() + silent.sum() + skipped.sum())
+            features.append(part)
+            bias += silent
+            error.index_add_(0, part[0], part[2], alpha=-1)
+            error -= silent + skipped
+        columns = starts[-1] + number * len(free) + torch.arange(len(free), device=free.device)
+        parts[place.stage] = [*features, (free, columns, error[free])]
+        constants[place.stage] = torch.where(masked[:, None], output, bias)
     return parts, constants
 
 
-def _feature_writes(active: Active, site: Site, start: int) -> Part:
-    vectors = active.value[:, None] * active.coder.decoder_rows(active.index, site)
-    return active.position, start + torch.arange(len(vectors)), vectors
+def _feature_writes(model: Model, active: Active, place: Output, start: int, captured: Captured) -> Part:
+    vectors = active.value[:, None] * active.coder.decoder_rows(active.index, place.site)
+    if place.site.kind == "attn_heads":
+        vectors = through_output(model, place.layer, captured, vectors, active.position)
+    return active.position, start + torch.arange(len(vectors), device=vectors.device), vectors
 
 
-def _skipped(coder: Coder, site: Site, captured: Captured) -> Tensor | float:
-    skip = coder.skip(site)
-    return 0.0 if skip is None else captured[coder.reads[0].name].float() @ skip
+def _bias(model: Model, coder: Coder, place: Output, captured: Captured) -> Tensor:
+    bias = coder.bias(place.site)
+    if place.site.kind != "attn_heads":
+        return bias
+    tokens = torch.arange(len(captured["embed"]), device=bias.device)
+    through = through_output(model, place.layer, captured, bias.expand(len(tokens), -1), tokens)
+    return through + attention_bias(model, place.layer, captured)
 
 
-def _encode(coder: Coder, captured: Captured, masked: Bool[Tensor, " token"]) -> Active:
-    latents = coder.encode(captured[coder.reads[0].name].float())
+def _skipped(coder: Coder, site: Site, captured: Captured) -> Tensor:
+    skip, x = coder.skip(site), captured[coder.reads[0].name].float()
+    return x.new_zeros(()) if skip is None else x @ skip
+
+
+def encode(coder: Coder, captured: Captured, masked: Bool[Tensor, " token"]) -> Active:
+    """The active features of a coder; BadInput where its weights are not finite."""
+    x = captured[coder.reads[0].name].float()
+    latents = coder.encode(x)
+    check_finite(coder, coder.preactivations(x[-1:]))  # a threshold would pass over NaN in silence
     kept = ~masked[latents.positions]
-    return Active(
-        coder, _layer(coder.reads[0]), latents.positions[kept], latents.indices[kept], latents.values[kept].float()
-    )
+    found = (each[kept] for each in (latents.positions, latents.indices, latents.values.float()))
+    return Active(coder, _layer(coder.reads[0]), PARTS.index(part_of(coder)), *found)
+
+
+def check_finite(coder: Coder, values: Tensor) -> None:
+    """Raise BadInput where what a coder gives is not finite."""
+    if not bool(values.isfinite().all()):
+        raise BadInput(f"The coder {coder.id} has weights that are not finite; download or write it again.")
 
 
 def _skips(model: Model, coder: Coder, captured: Captured, masked: Bool[Tensor, " token"]) -> list[Skip]:
@@ -170,6 +220,7 @@ def _skips(model: Model, coder: Coder, captured: Captured, masked: Bool[Tensor, 
     for site in coder.writes:
         weight = coder.skip(site)
         if weight is not None:
+            assert isinstance(place, Read)
             rows, constant = fold_read(place.norm, weight.detach().T)
             scaled = factor if place.scale is None else factor * place.scale
             found.append(Skip(place.stage, 2 * _layer(site) + 2, rows.T, scaled, factor * constant))
@@ -177,17 +228,5 @@ def _skips(model: Model, coder: Coder, captured: Captured, masked: Bool[Tensor, 
 
 
 def _layer(site: Site) -> int:
-    return -1 if site.layer is None else site.layer
-
-
-def _check(model: Model, coder: Coder) -> None:
-    if any(site.kind != "mlp_out" for site in coder.writes):
-        wrong = ", ".join(site.name for site in coder.writes)
-        raise Unsupported(f"The coder {coder.id} writes {wrong}; a trace takes coders that write mlp_out.")
-    if any(_layer(site) >= model.n_layers for site in (*coder.reads, *coder.writes)):
-        raise BadInput(f"The coder {coder.id} does not fit the model, which has layers 0 to {model.n_layers - 1}.")
-    if min(map(_layer, coder.writes)) < _layer(coder.reads[0]):
-        raise Unsupported(f"The coder {coder.id} writes below the layer that it reads; a trace takes none such.")
-    width = coder.encoder_rows(torch.zeros(1, dtype=torch.long)).shape[1]
-    if width != model.d_model:
-        raise BadInput(f"The coder {coder.id} reads width {width}; the model's stream has width {model.d_model}.")
+    assert site.layer is not None
+    return site.layer

@@ -6,38 +6,60 @@ and computes nothing itself.
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, final
 
 import torch
 from torch import Tensor
 
+from glassworks.circuits.budget import Budget
+from glassworks.circuits.chosen import approximate, masked_positions, part_of, replacement
+from glassworks.circuits.freeze import Captured, Weights
 from glassworks.circuits.graph import Graph
-from glassworks.circuits.local import localise, run
+from glassworks.circuits.jacobian import collect_cuts, derivatives, record
+from glassworks.circuits.local import LocalModel, folded_weights, localise, run
 from glassworks.circuits.nodes import EMBEDDING, ERROR, FEATURE, Nodes
 from glassworks.circuits.origin import Origin
-from glassworks.circuits.outcomes import Outcome, Outcomes, choose
-from glassworks.circuits.sources import Sources, masked_positions, replacement
-from glassworks.coders import Scope
+from glassworks.circuits.outcomes import Asked, Outcomes, choose, continued, sites_of
+from glassworks.circuits.rows import Progress, Rows, explore
+from glassworks.circuits.sources import Sources
+from glassworks.coders import Coder, Scope
+from glassworks.errors import BadInput
 from glassworks.models import Model, Prompt
 
 
-def trace(model: Model, scope: Scope | None, prompt: Prompt, *, targets: Sequence[Outcome] | None = None) -> Graph:
-    """Attribute a prompt's next token to features, errors and embeddings: all rows, nothing pruned.
+def trace(
+    model: Model,
+    scope: Scope | None,
+    prompt: Prompt,
+    *,
+    targets: Asked = None,
+    budget: Budget | None = None,
+    progress: Progress | None = None,
+    resume: Graph | None = None,
+) -> Graph:
+    """Attribute a prompt's next token to features, errors and embeddings; nothing is pruned.
 
     Args:
         model: the model that is explained.
         scope: its replacement coders. A layer without one is one error node a position; with no scope at all,
             embeddings and attention have to explain everything.
         prompt: text, or token ids that are used as given.
-        targets: what to explain at the last token: tokens (text or id), each exactly one of the vocabulary, or
-            pairs of tokens, whose difference of logits is meant. By default the smallest set of tokens with a
-            probability of 0.95, at most 10.
+        targets: what to explain: tokens (text or id) that may come next, each exactly one of the vocabulary; pairs
+            of tokens, whose difference of logits is meant; a `FeatureRef`; or `Logit`, `Likely`, `Feature`,
+            `Direction` (at any position) and `Continuation` (tokens that follow) of `glassworks.circuits`. By default
+            the smallest set of next tokens with a probability of 0.95, at most 10.
+        budget: how much to compute; by default all rows. Ctrl-C ends the work early and keeps what is done.
+        progress: told while rows are computed; see `rows.Progress`.
+        resume: an unfinished graph of the same prompt, whose rows are not computed again.
 
     Returns:
-        The graph. Its edges and biases sum up to every target's value (`Graph.conservation`).
+        The graph. Its edges, biases and rest sum up to every target's value (`Graph.conservation`).
 
     Raises:
-        NotFound: a target is not one token of the vocabulary.
-        BadInput: the prompt is empty, too long, or the scope does not fit the model.
+        NotFound: a target is not one token of the vocabulary, or a feature that the scope does not have.
+        BadInput: the prompt is empty, too long, or the scope does not fit the model; the budget does not suffice for
+            the outcomes' rows; or the graph to resume is of something else.
         Unsupported: a coder reads or writes sites that a trace does not know.
 
     Example:
@@ -45,41 +67,160 @@ def trace(model: Model, scope: Scope | None, prompt: Prompt, *, targets: Sequenc
         graph = trace(model, scope, "The opposite of big is", targets=["small", ("small", "large")])
         ```
     """
-    began = time.perf_counter()
-    tokens = model.tokens(prompt)
+    began, budget = time.perf_counter(), budget or Budget()
+    if names := approximate(replacement(model, scope)):
+        if resume is not None or not budget.all:
+            raise BadInput(f"The coders {', '.join(names)} have approximate edges only: no budgets and no resuming.")
+        return _approximate(model, scope, prompt, targets, names)
+    start = _start(model, scope, prompt, targets, folded_weights(model))
+    rows = Rows(start.local, budget)
+    if resume is not None:
+        _adopt(rows, start, resume)
+    interrupted = explore([rows], budget, began, progress)
+    return _graph(start, rows, scope, {"seconds": time.perf_counter() - began, "interrupted": interrupted})
+
+
+def traces(
+    model: Model,
+    scope: Scope | None,
+    prompts: Sequence[Prompt],
+    *,
+    targets: Asked = None,
+    budget: Budget | None = None,
+    progress: Progress | None = None,
+) -> list[Graph]:
+    """Trace several prompts at once: they share the products with the model's weights.
+
+    Args:
+        model: see `trace`.
+        scope: see `trace`.
+        prompts: several.
+        targets: of every prompt.
+        budget: rows and memory are of each prompt, seconds of all.
+        progress: see `trace`.
+    """
+    if approximate(replacement(model, scope)):
+        return [trace(model, scope, prompt, targets=targets, budget=budget) for prompt in prompts]
+    began, budget, weights = time.perf_counter(), budget or Budget(), folded_weights(model)
+    starts = [_start(model, scope, prompt, targets, weights) for prompt in prompts]
+    rows = [Rows(start.local, budget) for start in starts]
+    interrupted = explore(rows, budget, began, progress)
+    facts = {"seconds": (time.perf_counter() - began) / max(1, len(prompts)), "interrupted": interrupted}
+    return [_graph(start, each, scope, facts) for start, each in zip(starts, rows, strict=True)]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """A prompt and the model's run on it."""
+
+    origin: Origin
+    tokens: Tensor
+    coders: tuple[Coder, ...]
+    captured: Captured
+    masked: Tensor
+    outcomes: Outcomes
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _Start:
+    """A prompt before its rows are computed."""
+
+    local: LocalModel
+    origin: Origin
+    nodes: Nodes
+
+
+@torch.no_grad()
+def _see(model: Model, scope: Scope | None, prompt: Prompt, targets: Asked) -> _Seen:
     coders = replacement(model, scope)
-    captured = run(model, coders, tokens)
-    outcomes = choose(model, captured["logits"][-1].float(), targets)
+    tokens, asked = continued(model, prompt, targets)
+    captured = run(model, coders, tokens, sites_of(scope, asked))
+    outcomes = choose(model, scope, captured, asked)
     texts = tuple(map(model.token_text, tokens.tolist()))
-    local = localise(model, coders, captured, masked_positions(scope, texts), outcomes)
-    matrix, bias = local.edges(), local.biases()
-    best = captured["logits"][-1].float().softmax(0).topk(min(10, model.vocab_size))
-    predictions = [
-        {"token": model.token_text(token), "id": token, "probability": probability}
-        for token, probability in zip(best.indices.tolist(), best.values.tolist(), strict=True)
-    ]
+    more = "".join(texts[len(model.tokens(prompt)) :])
     origin = Origin(
         model=model.name,
         scope="" if scope is None else scope.name,
-        prompt=prompt if isinstance(prompt, str) else "".join(texts),
+        prompt=prompt + more if isinstance(prompt, str) else "".join(texts),
         tokens=tuple(tokens.tolist()),
         token_texts=texts,
-        coders={active.layer: active.coder.id for active in local.sources.active},
-        facts={"seconds": time.perf_counter() - began, "predictions": predictions},
+        coders={f"{part_of(coder)}.{coder.reads[0].layer}": coder.id for coder in coders},
+        facts={"predictions": _predictions(model, captured), "targets": list(outcomes.plain)},
     )
-    nodes = _nodes(model, scope, tokens, local.sources, outcomes)
-    return Graph.build(origin, nodes, matrix, bias, local.values, scope)
+    return _Seen(origin, tokens, coders, captured, masked_positions(scope, texts).to(model.device), outcomes)
 
 
-def _nodes(model: Model, scope: Scope | None, tokens: Tensor, sources: Sources, outcomes: Outcomes) -> Nodes:
+def _start(model: Model, scope: Scope | None, prompt: Prompt, targets: Asked, weights: Sequence[Weights]) -> _Start:
+    seen = _see(model, scope, prompt, targets)
+    local = localise(model, seen.coders, seen.captured, seen.masked, seen.outcomes, weights)
+    return _Start(local, seen.origin, node_table(model, scope, seen.tokens, local.sources, seen.outcomes))
+
+
+def _approximate(model: Model, scope: Scope | None, prompt: Prompt, targets: Asked, names: Sequence[str]) -> Graph:
+    """A graph by derivatives; none of its values are known to be the sum of its edges."""
+    began = time.perf_counter()
+    seen = _see(model, scope, prompt, targets)
+    with torch.no_grad():
+        sources, writes = collect_cuts(seen.coders, seen.captured, seen.masked)
+    recorded = record(model, seen.coders, seen.tokens, seen.outcomes.targets)
+    matrix = derivatives(model, recorded, sources, writes, seen.outcomes.targets)
+    facts = {"seconds": time.perf_counter() - began, "interrupted": False, "approximate": list(names)}
+    unknown = torch.full((len(matrix),), torch.nan)
+    origin = replace(seen.origin, facts={**facts, **seen.origin.facts})
+    nodes = node_table(model, scope, seen.tokens, sources, seen.outcomes)
+    return Graph.build(origin, nodes, matrix, torch.zeros(len(matrix)), unknown, scope)
+
+
+def _adopt(rows: Rows, start: _Start, graph: Graph) -> None:
+    """Take over the rows of an unfinished graph; BadInput where it is of something else."""
+    columns = graph.matrix.shape[1]
+    names = ("kinds", "layer", "part", "position", "index")
+    same = len(graph.nodes) == len(start.nodes) and columns == start.local.sources.columns
+    same = same and not bool(graph.rest_size.any())
+    same = same and graph.origin.tokens == start.origin.tokens and graph.origin.coders == start.origin.coders
+    same = same and all(torch.equal(getattr(graph.nodes, name), getattr(start.nodes, name)) for name in names)
+    features = start.local.sources.features
+    targets = torch.where(graph.rows < features, graph.rows, graph.rows - columns + features)
+    if not same or not torch.allclose(start.local.values[targets], graph.values, rtol=1e-2, atol=1e-4):
+        raise BadInput(
+            f"The graph of {graph.prompt!r} cannot be resumed: it is of another prompt, model, scope or targets, "
+            "or nodes were cut from it; trace anew."
+        )
+    rows.adopt(targets, graph.matrix)
+
+
+def _graph(start: _Start, rows: Rows, scope: Scope | None, facts: dict[str, Any]) -> Graph:
+    local, (targets, matrix) = start.local, rows.ordered()
+    features = local.sources.features
+    nodes = torch.where(targets < features, targets, targets - features + local.sources.columns)
+    origin = replace(start.origin, facts={**facts, **start.origin.facts})
+    bias = local.biases().cpu()[targets]
+    return Graph.build(origin, start.nodes, matrix, bias, local.values[targets], scope, nodes)
+
+
+def _predictions(model: Model, captured: Captured) -> list[dict[str, Any]]:
+    best = captured["logits"][-1].float().softmax(0).topk(min(10, model.vocab_size))
+    return [
+        {"token": model.token_text(token), "id": token, "probability": probability}
+        for token, probability in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    ]
+
+
+def node_table(model: Model, scope: Scope | None, tokens: Tensor, sources: Sources, outcomes: Outcomes) -> Nodes:
+    """The nodes of a whole graph: every source in the order of its column, then the outcomes."""
     parts = []
     for active in sources.active:
         columns = {"layer": torch.full_like(active.index, active.layer), "position": active.position}
+        columns |= {"part": torch.full_like(active.index, active.part)}
         columns |= {"index": active.index, "activation": active.value}
         labels = [scope.label(active.coder.id, index) if scope else "" for index in active.index.tolist()]
         parts.append(Nodes.build(FEATURE, columns, labels))
-    layers, positions = sources.errors.unbind(1)
-    parts.append(Nodes.build(ERROR, {"layer": layers, "position": positions}, [""] * len(layers)))
+    layers, part, positions = sources.errors.unbind(1)
+    columns = {"layer": layers, "part": part, "position": positions}
+    parts.append(Nodes.build(ERROR, columns, [""] * len(layers)))
     texts = [model.token_text(token) for token in tokens.tolist()]
-    parts.append(Nodes.build(EMBEDDING, {"position": torch.arange(len(tokens)), "index": tokens}, texts))
-    return Nodes.cat([*parts, outcomes.nodes(model.n_layers, len(tokens) - 1)])
+    columns = {"position": torch.arange(len(tokens)), "index": tokens}
+    parts.append(Nodes.build(EMBEDDING, columns, texts))
+    return Nodes.cat([*parts, outcomes.nodes(model.n_layers)])

@@ -9,12 +9,17 @@ from typing import Annotated
 import typer
 
 from glassworks import __version__
+from glassworks.cli.attention import attention
+from glassworks.cli.check import check as check_graph
+from glassworks.cli.compare import batch, diff, weights
 from glassworks.cli.evaluate import evaluate
+from glassworks.cli.export import export
 from glassworks.cli.harvest import harvest
 from glassworks.cli.info import info, models
 from glassworks.cli.scope import scope, verify
 from glassworks.cli.serve import serve
 from glassworks.cli.smallworld import build, check
+from glassworks.cli.summary import summary
 from glassworks.cli.trace import trace
 from glassworks.cli.train import train
 from glassworks.errors import GlassworksError
@@ -29,7 +34,10 @@ app = typer.Typer(
 )
 smallworld = typer.Typer(help="The embedded default models: build them again, or measure them.", no_args_is_help=True)
 
-for verb in (trace, serve, models, info, scope, verify, harvest, train, evaluate):
+for verb in (trace, attention, serve, models, info, scope, verify, harvest, train, evaluate):
+    app.command()(verb)
+app.command("check")(check_graph)
+for verb in (summary, export, batch, diff, weights):
     app.command()(verb)
 for verb in (build, check):
     smallworld.command()(verb)

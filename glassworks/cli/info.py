@@ -9,7 +9,7 @@ from glassworks.cli.options import Json, show
 from glassworks.errors import BadArtefact
 
 SHAPE = ("family", "n_layers", "d_model", "n_heads", "n_kv_heads", "d_head", "d_mlp", "vocab_size", "context_length")
-KINDS_BY_SUFFIX = {".json": "graph"}
+KINDS_BY_SUFFIX = {".json": "graph", ".pt": "graph", ".npz": "graph"}
 
 
 def models(as_json: Json = False) -> None:
@@ -105,16 +105,13 @@ def _numbers(facts: dict[str, Any]) -> dict[str, int | float]:
 
 
 def _graph(reference: str) -> dict[str, Any]:
-    from glassworks.artefacts import read_json
-    from glassworks.circuits import KINDS, Graph, load_graph
+    from glassworks.circuits import KINDS, load_graph
 
-    path = Path(reference)
-    graph = Graph.from_json(read_json(path)) if path.is_file() else load_graph(path)
+    graph = load_graph(reference)
     counts = {kind: int(graph.nodes.of(kind).sum()) for kind in KINDS}
     facts = {"graph": reference, "model": graph.model, "scope": graph.origin.scope, "prompt": graph.prompt}
     scores = {"replacement": graph.replacement, "completeness": graph.completeness}
-    known = graph.conservation[graph.conservation.isfinite()]
-    scores |= {"conservation": float(known.max())} if len(known) else {}
+    scores |= {} if graph.residual is None else {"conservation": graph.residual}
     groups = {name: len(group) for name, group in graph.supernodes.items()}
     return facts | {"tokens": len(graph.tokens), "nodes": counts, "edges": graph.n_edges} | scores | {"groups": groups}
 
@@ -123,4 +120,12 @@ def _unknown(reference: str) -> dict[str, Any]:
     raise BadArtefact(f"{reference} is none of these: a model's folder, a scope, a graph, or a graph's JSON.")
 
 
-DESCRIBE: Any = {"model": _model, "scope": _scope, "graph": _graph}
+def _aggregate(reference: str) -> dict[str, Any]:
+    from glassworks.circuits import load_aggregate
+
+    found = load_aggregate(reference)
+    facts = {"aggregate": reference, "prompts": list(found.prompts), "replacement": found.replacement[0]}
+    return facts | {"conservation": found.conservation, "features": len(found.features), "edges": len(found.edges)}
+
+
+DESCRIBE: Any = {"model": _model, "scope": _scope, "graph": _graph, "aggregate": _aggregate}

@@ -2,15 +2,33 @@
 
 import json
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from glassworks.errors import NotFound
 
 Model = Annotated[str, typer.Option("--model", "-m", help="A folder, an embedded name, or owner/name on the hub.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.")]
 
 WIDE = 200
 """Columns of a table that goes to a file or another program, where nothing needs to be cut."""
+
+
+def opened(place: Path, scope: Any = None) -> Any:
+    """Open a graph: its folder, a folder that `trace` wrote, or a file of another program."""
+    from glassworks.circuits import load_graph
+
+    return load_graph(place / "graph" if (place / "graph").is_dir() else place, scope)
+
+
+def lines_of(file: Path) -> list[str]:
+    """The lines of a text file, empty ones included; NotFound where it cannot be read."""
+    try:
+        return file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise NotFound(f"The file {file} cannot be read as text ({error}).") from error
 
 
 def show(facts: dict[str, Any], as_json: bool) -> None:

@@ -13,7 +13,7 @@ from glassworks.cli.options import Json, Model
 from glassworks.errors import NotFound
 
 if TYPE_CHECKING:
-    from glassworks.circuits import Graph
+    from glassworks.circuits import Attention, Graph
 
 HOME = Path("graphs")
 
@@ -27,9 +27,16 @@ def trace(
     ] = None,
     target: Annotated[
         list[str] | None,
-        typer.Option("--target", "-t", help="A token to explain; may be repeated."),
+        typer.Option("--target", "-t", help="What to explain: a token, 'A - B', 'likely@3', 'next:3', a feature ..."),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the results.")] = None,
+    attention: Annotated[
+        bool, typer.Option("--attention", help="Explain the heads of the strongest edges too.")
+    ] = False,
+    rows: Annotated[int | None, typer.Option("--rows", help="Compute so many features' rows, the top ones.")] = None,
+    seconds: Annotated[float | None, typer.Option("--seconds", help="Compute rows for so long at most.")] = None,
+    memory: Annotated[str | None, typer.Option("--memory", help="Take so much memory at most, like 4GB.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the unfinished graph in --out.")] = False,
     open_: Annotated[bool, typer.Option("--open", help="Show the graph in the browser.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -40,15 +47,21 @@ def trace(
     with Console(stderr=True).status("Loading the model ..."):
         import glassworks as gw
         from glassworks import artefacts, hub
+        from glassworks.circuits import explain_attention, parse
 
-        folder = out or HOME / _slug(prompt)
+        budget = gw.Budget(rows, seconds, memory)
+        folder = out or HOME / slug(prompt)
         hub.resolve(model)  # what is wrong is told before anything heavy is imported
         artefacts.check_output(folder / "graph", "graph")
-        loaded, coders = gw.load_model(model), _scope(scope, model)
-    with Console(stderr=True).status("Tracing ..."):
-        graph = gw.trace(loaded, coders, prompt, targets=target or None)
+        before = gw.load_graph(folder / "graph") if resume else None
+        loaded, coders = gw.load_model(model), scope_of(scope, model)
+    with Console(stderr=True).status("Tracing ...") as status:
+        asked = [parse(each, loaded) for each in target] if target else None
+        options = {"targets": asked, "budget": budget, "progress": _progress(status), "resume": before}
+        graph = gw.trace(loaded, coders, prompt, **options)
         predictions = loaded.predict(prompt, k=5)
-    files = _write(graph, folder)
+        heads = explain_attention(loaded, graph) if attention else None
+    files = _write(graph, folder, heads)
     result = {
         "model": loaded.name,
         "scope": graph.origin.scope,
@@ -64,7 +77,15 @@ def trace(
         _open(files)
 
 
-def _scope(reference: str | None, model: str) -> Any:
+def _progress(status: Any) -> Any:
+    def told(done: int, most: int, unexplored: float) -> None:
+        left = f"{unexplored:.1%} of the influence unexplored"
+        status.update(f"Tracing ... {done:,} of {most:,} rows, {left} (Ctrl-C: enough)")
+
+    return told
+
+
+def scope_of(reference: str | None, model: str) -> Any:
     """The scope that is asked for, or the one that the embedded model has, or none."""
     import glassworks as gw
     from glassworks import hub
@@ -84,25 +105,35 @@ def _facts(graph: "Graph", seconds: float) -> dict[str, Any]:
         "nodes": len(graph.nodes),
         "edges": graph.n_edges,
         "features": int(graph.nodes.of("feature").sum()),
+        "rows": len(graph.rows),
+        "unexplored": graph.unexplored,
+        "interrupted": graph.origin.facts["interrupted"],
         "replacement": graph.replacement,
         "completeness": graph.completeness,
-        "conservation": float(graph.conservation.max()),
+        "conservation": graph.residual,
+        "approximate": graph.origin.facts.get("approximate", []),
         "seconds": seconds,
     }
 
 
-def _write(graph: "Graph", folder: Path) -> dict[str, str]:
+def _write(graph: "Graph", folder: Path, attention: "Attention | None") -> dict[str, str]:
     """The whole graph as an artefact; the pruned one as JSON and as a page."""
+    from glassworks.circuits import annotate
     from glassworks.notebook import write_html
 
     files = {"graph": folder / "graph", "json": folder / "graph.json", "page": folder / "graph.html"}
     graph.save(files["graph"])
-    files["json"].write_text(json.dumps(graph.prune().to_json(folder.name), ensure_ascii=False), encoding="utf-8")
-    write_html(graph, files["page"])
+    small = graph.prune()
+    data = small.to_json(folder.name)
+    if attention is not None:
+        data = annotate(data, attention.part(small))
+    files["json"].write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")
+    write_html(graph, files["page"], attention=attention)
     return {name: str(path) for name, path in files.items()}
 
 
-def _slug(prompt: str) -> str:
+def slug(prompt: str) -> str:
+    """A prompt as the name of a folder."""
     return re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60] or "prompt"
 
 
@@ -114,11 +145,21 @@ def _tell(result: dict[str, Any]) -> None:
     console.print("[bold]Next token[/bold]")
     for each in result["predictions"]:
         console.print(f"  {each['probability']:6.1%}  [bold]{each['token'].strip() or each['token']!r}[/bold]")
+    exact = "approximate" if graph["conservation"] is None else f"rows add up to within {graph['conservation']:.0e}"
     console.print(
         f"[bold]Graph[/bold]  {graph['nodes']:,} nodes ({graph['features']:,} features), {graph['edges']:,} edges; "
-        f"replacement {graph['replacement']:.2f}, completeness {graph['completeness']:.2f}, "
-        f"rows add up to within {graph['conservation']:.0e}"
+        f"replacement {graph['replacement']:.2f}, completeness {graph['completeness']:.2f}, {exact}"
     )
+    if graph["approximate"]:
+        console.print(
+            f"[bold]Approximate[/bold]  by the Jacobian of the model's blocks: {', '.join(graph['approximate'])}"
+        )
+    if graph["unexplored"] > 1e-6:
+        left = "; it was stopped, go on with --resume" if graph["interrupted"] else ""
+        console.print(
+            f"[bold]Truncated[/bold]  {graph['rows']:,} rows computed; "
+            f"{graph['unexplored']:.1%} of the influence rests on features without one{left}"
+        )
     console.print("[bold]Strongest paths[/bold]  (part of the likeliest token's input)")
     for path in result["paths"]:
         console.print(f"  {path['weight']:6.1%}  {path['text']}", markup=False)

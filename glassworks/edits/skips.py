@@ -40,12 +40,10 @@ class LiveSkips:
         """The taps that do it, none where MLPs are live anyway; see `glassworks.models.Edit`."""
         if clean is None:
             return {}
-        taps: dict[Site, Tap] = {}
-        for coder in self.coders:
-            change: dict[Site, Tensor] = {}
-            taps[coder.reads[0]] = self._reader(coder.reads[0], clean, change)
-            taps |= {write: self._writer(coder, write, change) for write in coder.writes if _has_skip(coder, write)}
-        return taps
+        change: dict[Site, Tensor] = {}
+        writes = dict.fromkeys(site for coder in self.coders for site in coder.writes)
+        taps = {coder.reads[0]: self._reader(coder.reads[0], clean, change) for coder in self.coders}
+        return taps | {write: self._writer(write, change) for write in writes}
 
     def _reader(self, site: Site, clean: Mapping[Site, Tensor], change: dict[Site, Tensor]) -> Tap:
         def read(value: Tensor) -> None:
@@ -54,25 +52,25 @@ class LiveSkips:
 
         return read
 
-    def _writer(self, coder: Coder, write: Site, change: dict[Site, Tensor]) -> Tap:
+    def _writer(self, write: Site, change: dict[Site, Tensor]) -> Tap:
         def add(value: Tensor) -> Tensor:
-            skip = coder.skip(write)
-            assert skip is not None
-            return value + (change[coder.reads[0]].to(skip) @ skip).to(value)
+            for coder in self.coders:
+                skip = coder.skip(write) if write in coder.writes else None
+                if skip is not None:
+                    value = value + (change[coder.reads[0]].to(skip) @ skip).to(value)
+            return value
 
         return add
 
 
-def live_skips(scope: Any) -> LiveSkips:
+def live_skips(scope: Any, first: int | None = None) -> LiveSkips:
     """Make an edit that keeps a scope's skips live under `frozen=("mlps",)`, as an attribution graph does.
 
     Args:
-        scope: the coders that stand in for the MLPs; position 0 is passed over where they were not trained on it.
+        scope: the coders that stand in for the MLPs.
+        first: the first token whose MLPs they stand in for, `scope.masked(texts)`; by default 1 where they were not
+            trained on BOS, else 0.
     """
-    coders = [scope[name] for name in scope.replacement]
-    kept = tuple(coder for coder in coders if any(_has_skip(coder, write) for write in coder.writes))
-    return LiveSkips(kept, 1 if "bos" in scope.untrained else 0)
-
-
-def _has_skip(coder: Coder, write: Site) -> bool:
-    return coder.skip(write) is not None
+    coders = [part for name in scope.replacement for part in scope[name].parts]
+    kept = tuple(coder for coder in coders if any(coder.skip(write) is not None for write in coder.writes))
+    return LiveSkips(kept, int("bos" in scope.untrained) if first is None else first)

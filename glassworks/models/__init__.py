@@ -3,6 +3,7 @@
 from glassworks.models.architectures import families
 from glassworks.models.load import load_model, load_vocabulary
 from glassworks.models.model import Edit, Model, Prediction
+from glassworks.models.scoring import Projection, Scorer
 from glassworks.models.taps import Tap
 from glassworks.models.vocabulary import Prompt, Vocabulary
 from glassworks.models.weights import Block, Norm
@@ -13,7 +14,9 @@ __all__ = [
     "Model",
     "Norm",
     "Prediction",
+    "Projection",
     "Prompt",
+    "Scorer",
     "Tap",
     "Vocabulary",
     "families",

@@ -21,6 +21,7 @@ from glassworks.models.capture import capture_batch, padded
 from glassworks.models.generate import continue_tokens
 from glassworks.models.places import kinds
 from glassworks.models.replay import replaying, sites_of
+from glassworks.models.scoring import Scorer, read_scorer
 from glassworks.models.taps import Tap, Taps
 from glassworks.models.vocabulary import Prompt, Vocabulary, is_batch
 from glassworks.models.weights import Block, Norm, read_block, read_norm
@@ -175,6 +176,11 @@ class Model:
         if not 0 <= layer < self.n_layers:
             raise BadInput(f"There is no layer {layer}; the model has layers 0 to {self.n_layers - 1}.")
         return read_block(self._anatomy, layer, self.n_heads, self.n_kv_heads, self.d_head)
+
+    def scorer(self, layer: int, prompt: Prompt) -> Scorer:
+        """How one attention layer scores keys for queries on a prompt; costs a run, which tells the rotations."""
+        self.block(layer)
+        return read_scorer(self._anatomy, layer, self.tokens(prompt), self.n_heads, self.n_kv_heads)
 
     def sites(self, kind: str | None = None) -> list[Site]:
         """All sites of the model, or those of one kind, in the order of `sites.KINDS` and layers."""

@@ -94,8 +94,8 @@ def read_block(anatomy: Anatomy, layer: int, heads: int, kv_heads: int, d_head: 
     """
     row = anatomy.row
     attention = anatomy.layers[layer].get_submodule(row.attention)
-    fused, fused_bias = _linear(attention.get_submodule(row.values))
-    w_o, b_o = _linear(attention.get_submodule(row.output))
+    fused, fused_bias = read_linear(attention.get_submodule(row.values))
+    w_o, b_o = read_linear(attention.get_submodule(row.output))
     norms = {
         name: read_norm(anatomy.part(name, layer), row.gain_offset)
         for name in ("attn_norm", "attn_post_norm", "mlp_norm", "mlp_post_norm")
@@ -110,8 +110,8 @@ def read_block(anatomy: Anatomy, layer: int, heads: int, kv_heads: int, d_head: 
     )
 
 
-def _linear(module: nn.Module) -> tuple[Tensor, Tensor | None]:
-    """Weight (out, in) and bias of a projection; GPT-2's Conv1D keeps its weight as (in, out)."""
+def read_linear(module: nn.Module) -> tuple[Tensor, Tensor | None]:
+    """Read weight (out, in) and bias of a projection; GPT-2's Conv1D keeps its weight as (in, out)."""
     weight, bias = module.weight.detach(), module.bias  # pyright: ignore[reportCallIssue]
     weight = weight if isinstance(module, nn.Linear) else weight.T
     return weight, None if bias is None else bias.detach()  # pyright: ignore[reportReturnType, reportCallIssue]

@@ -1,10 +1,13 @@
-"""The application: the explorer's pages, each with a JSON twin, and the one thing that can be changed, groups.
+"""The application: the explorer's pages, each with a JSON twin; groups can be changed, and graphs added.
 
     /                                    the newest graph           twin: /api/graphs
     /graph/NAME                          a graph                    twin: /api/graph/NAME
     /graph/NAME.html                     the same as one file
     /api/graph/NAME/feature/CODER/INDEX  evidence of a feature
     /api/graph/NAME/groups               GET and PUT: pins and named groups, saved with the graph
+    /api/graph/NAME/edge/SOURCE/TARGET   the heads that an edge runs through
+    /api/graph/NAME/head/L/H/QUERY/KEY   why head H of layer L looks from one position to another
+    /api/graph/NAME/trace                POST: a graph of other targets of the same prompt
     /static/...                          the page's modules and style
 
 This module must not know how a graph is stored.
@@ -32,6 +35,7 @@ from glassworks.server.evidence import Witness, witness_of
 from glassworks.server.guard import LOOPBACK, Guard
 from glassworks.server.library import Library
 from glassworks.server.standalone import standalone
+from glassworks.server.workshop import Workshop, slug
 
 MOST_BYTES = 4_000_000
 TYPES = {"js": "text/javascript", "css": "text/css"}
@@ -58,6 +62,9 @@ def create_app(graphs: str | Path, *, scope: Scope | str | None = None, hosts: t
         Route("/api/graph/{name}", explorer.document),
         Route("/api/graph/{name}/groups", explorer.groups, methods=["GET", "PUT"]),
         Route("/api/graph/{name}/feature/{coder}/{index:int}", explorer.feature),
+        Route("/api/graph/{name}/edge/{source:int}/{target:int}", explorer.edge),
+        Route("/api/graph/{name}/head/{layer:int}/{head:int}/{query:int}/{key:int}", explorer.head),
+        Route("/api/graph/{name}/trace", explorer.trace, methods=["POST"]),
         Route("/static/{path:path}", explorer.static),
     ]
     middleware = [Middleware(Guard, hosts=(*LOOPBACK, *hosts)), Middleware(GZipMiddleware, minimum_size=2_000)]
@@ -69,7 +76,7 @@ class _Explorer:
     """The endpoints; those that read files are plain functions, which run beside the event loop."""
 
     def __init__(self, library: Library, scope: Scope | str | None) -> None:
-        self.library, self.scope = library, scope
+        self.library, self.scope, self.workshop = library, scope, Workshop(scope)
         self.witness = lru_cache(maxsize=2)(lambda name: witness_of(library.graph(name), scope))
 
     def page(self, request: Request) -> Response:
@@ -99,16 +106,26 @@ class _Explorer:
         if request.method != "PUT":
             document = await run_in_threadpool(self.library.document, name)
             return _answer({key: document[key] for key in ("supernodes", "pinned")})
-        body = bytearray()
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > MOST_BYTES:
-                raise HTTPException(413, f"The request is longer than {MOST_BYTES} bytes.")
-        try:
-            value = json.loads(body)
-        except ValueError as error:
-            raise HTTPException(400, f"The request is not JSON ({error}).") from error
-        return _answer(await run_in_threadpool(self.library.save_groups, name, value))
+        return _answer(await run_in_threadpool(self.library.save_groups, name, await _value(request)))
+
+    def edge(self, request: Request) -> Response:
+        name, ends = request.path_params["name"], request.path_params
+        key, graph = (name, self.library.state(name)), lambda: self.library.graph(name)
+        return _answer(self.workshop.edge(key, graph, ends["source"], ends["target"]))
+
+    def head(self, request: Request) -> Response:
+        name, asked = request.path_params["name"], request.path_params
+        key, graph = (name, self.library.state(name)), lambda: self.library.graph(name)
+        where = (asked["layer"], asked["head"], asked["query"], asked["key"])
+        return _answer(self.workshop.head(key, graph, where))
+
+    async def trace(self, request: Request) -> Response:
+        name, value = request.path_params["name"], await _value(request)
+        return _answer(await run_in_threadpool(self._trace, name, value))
+
+    def _trace(self, name: str, value: Any) -> dict[str, Any]:
+        made = self.workshop.trace(self.library.graph(name), value, self.library.direction)
+        return {"name": self.library.add(slug(name, value["targets"]), made)}
 
     def static(self, request: Request) -> Response:
         path = request.path_params["path"]
@@ -121,6 +138,19 @@ class _Explorer:
     def _witness(self, name: str) -> Witness:
         self.library.place(name)
         return self.witness(name)
+
+
+async def _value(request: Request) -> Any:
+    """The JSON value that a request brings."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MOST_BYTES:
+            raise HTTPException(413, f"The request is longer than {MOST_BYTES} bytes.")
+    try:
+        return json.loads(body)
+    except ValueError as error:
+        raise HTTPException(400, f"The request is not JSON ({error}).") from error
 
 
 def _answer(value: Any) -> Response:

@@ -46,6 +46,7 @@ def graph_document(
         "scope": graph.origin.scope,
         "layers": int(graph.nodes.layer.max()) + (not bool(graph.nodes.of("logit").any())),
         "tokens": list(graph.token_texts),
+        "next": _next(graph),
         "predictions": predictions(graph),
         "scores": _scores(graph),
         "nodes": table,
@@ -61,18 +62,34 @@ def graph_document(
 
 def predictions(graph: Graph) -> list[dict[str, Any]]:
     """The graph's outcomes with their probabilities, likeliest first."""
-    nodes = graph.nodes
-    found = [nodes[number] for number in nodes.of("logit").nonzero()[:, 0].tolist()]
-    found.sort(key=lambda node: -(node.probability or 0.0))
-    return [{"token": node.label, "probability": node.probability or 0.0} for node in found]
+    asked = _asked(graph)
+    found = [(graph.nodes[number], kind) for number, kind in asked.items()]
+    found.sort(key=lambda each: -(each[0].probability or 0.0))
+    return [
+        {"token": node.label, "probability": node.probability or 0.0, "position": node.position, "asked": kind}
+        for node, kind in found
+    ]
+
+
+def _asked(graph: Graph) -> dict[int, str]:
+    """What every outcome is, by its node's number: `logit`, `difference`, `feature` or `direction`."""
+    numbers = graph.nodes.of("logit").nonzero()[:, 0].tolist()
+    known = graph.origin.facts.get("targets", [])
+    kinds = ["difference" if each.get("minus") is not None else each["kind"] for each in known]
+    return dict(zip(numbers, kinds if len(kinds) == len(numbers) else ["logit"] * len(numbers), strict=True))
+
+
+def _next(graph: Graph) -> str:
+    """What the model says next; of graphs of others, their likeliest outcome."""
+    known = graph.origin.facts.get("predictions") or predictions(graph)
+    return known[0]["token"] if known else ""
 
 
 def _scores(graph: Graph) -> dict[str, Any]:
-    known = graph.conservation[graph.conservation.isfinite()]
     return {
         "replacement": _known(graph.replacement),
         "completeness": _known(graph.completeness),
-        "conservation": float(known.max()) if len(known) else None,
+        "conservation": graph.residual,
         "nodes": len(graph.nodes),
         "edges": graph.n_edges,
         "features": int(graph.nodes.of("feature").sum()),
@@ -93,7 +110,8 @@ def _node_table(graph: Graph, numbers: Sequence[int]) -> list[dict[str, Any]]:
     flow = (graph.influence / weight).tolist()
     before = _share_before(graph.nodes.share).tolist()
     rows = {number: row for row, number in enumerate(graph.rows.tolist())}
-    inflow, bias = graph.matrix.abs().sum(1).tolist(), graph.bias.tolist()
+    asked = _asked(graph)
+    inflow, bias = graph.edges.sizes().tolist(), graph.bias.tolist()
     table = []
     for number in numbers:
         node, row = graph.nodes[number], rows.get(number)
@@ -102,12 +120,15 @@ def _node_table(graph: Graph, numbers: Sequence[int]) -> list[dict[str, Any]]:
                 "id": str(number),
                 "kind": node.kind,
                 "layer": node.layer,
+                "part": node.part,
+                "open": node.kind == "feature" and row is None,
                 "position": node.position,
                 "index": node.index,
-                "coder": graph.origin.coders.get(node.layer) if node.kind == "feature" else None,
+                "coder": graph.origin.coders.get(node.place) if node.kind == "feature" else None,
                 "label": node.label,
                 "activation": node.activation,
                 "probability": node.probability,
+                "asked": asked.get(number),
                 "influence": flow[number],
                 "share": before[number],
                 "inflow": 0.0 if row is None else inflow[row],
@@ -152,8 +173,7 @@ def _links(graph: Graph, numbers: Sequence[int], most: int) -> tuple[dict[str, l
 
 def _flow_per_weight(graph: Graph) -> Float[Tensor, " t"]:
     """What one unit of absolute weight into each target carries of the outcomes' flow."""
-    inflow = graph.matrix.abs().sum(1).clamp(min=1e-10)
-    return (graph.influence + graph.edges.weights)[graph.rows] / inflow
+    return (graph.influence + graph.edges.weights)[graph.rows] / graph.edges.sizes()
 
 
 def _paths(graph: Graph, numbers: Sequence[int]) -> list[dict[str, Any]]:

@@ -125,7 +125,7 @@ def all_details(graph: Graph, witness: Witness, most: int = 1_500) -> dict[str, 
         node = graph.nodes[number]
         if node.kind != "feature" or len(details) >= most:
             continue
-        coder = graph.origin.coders.get(node.layer, "")
+        coder = graph.origin.coders.get(node.place, "")
         if coder in witness.scope:
             details.setdefault(f"{coder}/{node.index}", witness.details(coder, node.index))
     return details

@@ -6,12 +6,15 @@ the folder. This module must not know HTTP.
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from itertools import chain, count
 from pathlib import Path
 from threading import Lock
 from typing import Any, final
 
+from torch import Tensor
+
 from glassworks import artefacts
-from glassworks.circuits import Graph, load_graph
+from glassworks.circuits import Graph, load_graph, read_direction
 from glassworks.errors import BadArtefact, BadInput, NotFound, nearest
 from glassworks.server.document import graph_document
 
@@ -31,6 +34,7 @@ class Library:
     """
 
     folder: Path
+    _added: dict[str, Path] = field(default_factory=dict, repr=False)
     _documents: "OrderedDict[tuple[Path, str], dict[str, Any]]" = field(default_factory=OrderedDict, repr=False)
     _lock: Lock = field(default_factory=Lock, repr=False)
 
@@ -41,8 +45,8 @@ class Library:
 
     def places(self) -> dict[str, Path]:
         """Name of every graph -> its folder or file: artefacts before JSON files, the newest first."""
-        if self.folder.is_file() or artefacts.is_artefact(self.folder):
-            return {_name(self.folder.resolve()): self.folder}
+        if self._single:
+            return {_name(self.folder.resolve()): self.folder, **self._added}
         inside = [each for each in self.folder.iterdir() if not each.name.startswith(".")]
         found: dict[str, Path] = {}
         for path in sorted(inside, key=lambda each: (each.is_file(), -each.stat().st_mtime, each.name)):
@@ -50,6 +54,38 @@ class Library:
                 if place.exists() and _is_graph(place):
                     found.setdefault(_name(path), place)
         return found
+
+    @property
+    def _single(self) -> bool:
+        return self.folder.is_file() or artefacts.is_artefact(self.folder)
+
+    def add(self, name: str, graph: Graph) -> str:
+        """Save a graph beside the others.
+
+        Returns:
+            Its name, with a number where that is taken.
+        """
+        home = self.folder.resolve().parent if self._single else self.folder
+        with self._lock:
+            taken = self.places()
+            free = next(each for each in chain([name], (f"{name}-{n}" for n in count(2))) if each not in taken)
+            while (home / free).exists():
+                free += "-new"
+            graph.save(home / free)
+            self._added[free] = home / free
+        return free
+
+    def direction(self, name: str) -> Tensor:
+        """Read a direction that lies beside the graphs, found by its file's name; NotFound where there is none."""
+        home = self.folder.resolve().parent if self._single else self.folder
+        files = {each.name: each for each in home.iterdir() if each.suffix in (".npy", ".safetensors")}
+        if name not in files:
+            raise NotFound(f"There is no file {name!r} beside the graphs; {nearest(name, files)}.")
+        return read_direction(str(files[name]))
+
+    def state(self, name: str) -> str:
+        """What changes when a graph is written anew."""
+        return _fingerprint(self.place(name))
 
     def entries(self) -> list[dict[str, Any]]:
         """What the list of graphs shows; graphs are not opened for it."""

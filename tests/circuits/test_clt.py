@@ -27,7 +27,7 @@ def pair(tmp_path_factory) -> tuple[gw.Model, Scope, Scope]:
 def test_a_graph_from_files_is_the_graph_from_memory(pair):
     model, scope, lazy = pair
     one, two = trace(model, scope, PROMPT), trace(model, lazy, PROMPT)
-    assert one.origin.coders == {layer: f"clt/resid_mid.{layer}" for layer in range(3)}
+    assert one.origin.coders == {f"mlp.{layer}": f"clt/resid_mid.{layer}" for layer in range(3)}
     assert torch.equal(one.nodes.index, two.nodes.index)
     assert (one.matrix - two.matrix).norm() <= 1e-6 * one.matrix.norm()
     assert two.nodes[0].label == f"clt/resid_mid.0 feature {two.nodes[0].index}"
@@ -52,7 +52,7 @@ def test_a_feature_of_a_clt_is_changed_where_it_writes(pair):
 def test_the_graph_is_saved_with_its_parts(pair, tmp_path):
     model, _, lazy = pair
     trace(model, lazy, PROMPT).save(tmp_path / "graph")
-    assert load_graph(tmp_path / "graph").origin.coders[2] == "clt/resid_mid.2"
+    assert load_graph(tmp_path / "graph").origin.coders["mlp.2"] == "clt/resid_mid.2"
 
 
 def test_a_scope_that_names_no_replacement_is_refused(pair):

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from glassworks.circuits import Graph, trace
-from glassworks.circuits.linear import edges
+from glassworks.circuits.chosen import masked_positions, replacement
 from glassworks.circuits.local import LocalModel, localise, run
-from glassworks.circuits.outcomes import choose
-from glassworks.circuits.sources import masked_positions, replacement
+from glassworks.circuits.outcomes import choose, listed
+from glassworks.circuits.sweep import edges
 from glassworks.coders import JumpReLU, TopK, Transcoder
 from glassworks.errors import BadInput, NotFound, Unsupported
 from glassworks.models import load_model
@@ -131,7 +131,7 @@ def local_of(family: str) -> LocalModel:
     scope = random_scope(model)
     coders = replacement(model, scope)
     captured = run(model, coders, PROMPT)
-    outcomes = choose(model, captured["logits"][-1], None)
+    outcomes = choose(model, scope, captured, listed(None))
     return localise(model, coders, captured, masked_positions(scope, [""] * len(PROMPT)), outcomes)
 
 
@@ -199,8 +199,9 @@ def test_coders_that_do_not_fit_are_refused():
     for read, write, kind in (
         (Site("mlp_in", 7), Site("mlp_out", 7), BadInput),
         (Site("mlp_in", 2), Site("mlp_out", 1), Unsupported),
-        (Site("mlp_out", 1), Site("mlp_out", 1), Unsupported),
-        (Site("resid_pre", 1), Site("resid_pre", 1), Unsupported),
+        (Site("mlp_out", 1), Site("mlp_out", 2), Unsupported),
+        (Site("mlp_in", 1), Site("resid_pre", 2), Unsupported),
+        (Site("attn_in", 1), Site("attn_in", 1), Unsupported),
     ):
         with pytest.raises(kind):
             trace(model, scope_of([Transcoder(read, write, coder.activation, weights)]), PROMPT)
@@ -212,6 +213,16 @@ def test_damaged_weights_are_refused():
         model.hf.get_output_embeddings().weight[3, 3] = torch.nan
     with pytest.raises(BadInput, match="not finite"):
         trace(model, None, PROMPT)
+
+
+@pytest.mark.parametrize("name", ["w_enc", "b_enc", "w_dec", "b_dec", "w_skip"])
+def test_damaged_coders_are_refused(name):
+    model = random_model("llama")
+    scope = random_scope(model, skip=True)
+    with torch.no_grad():
+        dict(scope["mlp_in.1"].named_parameters())[name].fill_(torch.nan)
+    with pytest.raises(BadInput, match=r"mlp_in\.1 has weights that are not finite"):
+        trace(model, scope, PROMPT)
 
 
 def test_the_size_of_blocks_changes_nothing():

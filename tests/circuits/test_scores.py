@@ -38,7 +38,7 @@ FLOW = {  # by hand: 4 gets 3/4 * 2/4 + 1/4 * 3/4, and hands on a quarter of tha
 
 
 def edges_of(square: torch.Tensor, rows: list[int], layer: list[int], weights: torch.Tensor, sources: int) -> Edges:
-    return Edges(square[rows, :sources], torch.tensor(rows), torch.tensor(layer)[rows], weights)
+    return Edges(square[rows, :sources], torch.tensor(rows), torch.tensor(layer)[rows], weights, torch.zeros(len(rows)))
 
 
 def hand() -> Edges:
@@ -62,9 +62,9 @@ def test_edge_influence_by_hand():
 
 
 def test_scores_by_hand():
-    errors, embeddings = torch.zeros(12, dtype=torch.bool), torch.zeros(12, dtype=torch.bool)
-    errors[5:7], embeddings[7:10] = True, True
-    found = scores(hand(), influence(hand()), errors, embeddings)
+    features, errors, embeddings = torch.zeros(3, 12, dtype=torch.bool)
+    features[:5], errors[5:7], embeddings[7:10] = True, True, True
+    found = scores(hand(), influence(hand()), features, errors, embeddings)
     token, error = FLOW[7] + FLOW[8] + FLOW[9], FLOW[5] + FLOW[6]
     assert found.replacement == pytest.approx(float(token / (token + error)))
     lost = WEIGHTS[11] / 4 + FLOW[4] / 4
@@ -72,10 +72,10 @@ def test_scores_by_hand():
 
 
 def test_scores_of_an_unlikely_outcome_are_the_same():
-    errors, embeddings = torch.zeros(12, dtype=torch.bool), torch.zeros(12, dtype=torch.bool)
-    errors[5:7], embeddings[7:10] = True, True
+    features, errors, embeddings = torch.zeros(3, 12, dtype=torch.bool)
+    features[:5], errors[5:7], embeddings[7:10] = True, True, True
     rare = replace(hand(), weights=hand().weights * 1e-20)
-    likely, unlikely = (scores(each, influence(each), errors, embeddings) for each in (hand(), rare))
+    likely, unlikely = (scores(each, influence(each), features, errors, embeddings) for each in (hand(), rare))
     assert (unlikely.replacement, unlikely.completeness) == pytest.approx((likely.replacement, likely.completeness))
     assert cumulative(influence(rare)).tolist() == pytest.approx(cumulative(influence(hand())).tolist())
 

@@ -47,7 +47,7 @@ def make_graph(scope: Scope | None = None) -> Graph:
     matrix = random_edges(nodes, generator)
     bias = torch.randn(len(matrix), generator=generator)
     values = matrix.sum(1) + bias
-    coders = {layer: f"mlp_in.{layer}" for layer in range(LAYERS)}
+    coders = {f"mlp.{layer}": f"mlp_in.{layer}" for layer in range(LAYERS)}
     texts = tuple(WORDS[each] for each in PROMPT)
     origin = Origin("toy", "toy-scope", "the cat sat on the", PROMPT, texts, coders, {})
     return Graph.build(origin, nodes, matrix, bias, values, scope)

@@ -6,6 +6,7 @@ import { indexGraph } from "glassworks/model";
 import { openSource, Refused } from "glassworks/source";
 import { Store } from "glassworks/store";
 import { currentTheme, startTheme, toggleTheme } from "glassworks/theme";
+import { askTargets } from "glassworks/views/ask";
 import { showCircuit } from "glassworks/views/circuit";
 import { showControls, searchField } from "glassworks/views/controls";
 import { GraphView } from "glassworks/views/graph";
@@ -62,10 +63,11 @@ function bar(store, source) {
   const theme = h("button", { type: "button", id: "theme", title: "Light or dark", "aria-label": "Light or dark", onclick: toggleTheme }, "◐");
   theme.addEventListener("click", () => theme.setAttribute("aria-pressed", String(currentTheme() === "dark")));
   const keep = h("button", { type: "button", id: "export", title: "Keep this graph as one file that needs no server", onclick: source.exportPage }, "Save as file");
+  const ask = source.open ? h("button", { type: "button", id: "ask", title: "Explain another token, position, feature or direction of this prompt", onclick: () => askTargets(source) }, "Explain …") : null;
   const help = h("button", { type: "button", id: "help", title: "Keys", "aria-label": "Keys", onclick: showKeys }, "?");
   const brand = h("span", { class: "brand" }, h("span", { class: "mark", "aria-hidden": "true" }), "Glassworks");
   const origin = h("span", { class: "origin" }, [model, scope].filter((each, place, all) => each && all.indexOf(each) === place).join(" · "));
-  return h("header", { class: "bar" }, brand, ...graphChoice(source), origin, searchField(store), keep, theme, help);
+  return h("header", { class: "bar" }, brand, ...graphChoice(source), origin, searchField(store), ask, keep, theme, help);
 }
 
 /** @param {Source} source */

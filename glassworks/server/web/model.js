@@ -4,7 +4,7 @@
  * One JSON document feeds the server's page, the one-file export and the notebook; `glassworks/server/document.py`
  * writes it. This module must not know how anything is drawn.
  */
-import { tokenText } from "glassworks/dom";
+import { percent, tokenText } from "glassworks/dom";
 
 /**
  * @typedef {"embedding" | "feature" | "error" | "logit"} Kind
@@ -13,12 +13,15 @@ import { tokenText } from "glassworks/dom";
  * @property {string} id stable within the graph, what groups are saved with
  * @property {Kind} kind
  * @property {number} layer -1 for embeddings, the number of layers for logits
+ * @property {string} part part of the layer that a feature or error belongs to, "mlp" or "attention"
+ * @property {boolean} open a feature whose inputs were not computed
  * @property {number} position index into the prompt's tokens
  * @property {number} index feature number, vocabulary id, or -1
  * @property {string | null} coder name of the coder of a feature
  * @property {string} label
  * @property {number | null} activation
  * @property {number | null} probability of a logit
+ * @property {"logit" | "difference" | "feature" | "direction" | null} asked what an outcome is
  * @property {number} influence share of the flow into the outcomes that passes through this node
  * @property {number} share of all influence that lies in stronger nodes: kept where it is below the node threshold
  * @property {number} inflow sum of the absolute weights of everything that enters this node, left-out edges too
@@ -37,6 +40,45 @@ import { tokenText } from "glassworks/dom";
  * @property {Step[]} steps from the input up to an outcome
  * @property {boolean[]} inhibits whether each step lowers the next
  * @property {number} weight signed share of the outcome's input that takes this path
+ *
+ * @typedef {object} Prediction an outcome that the graph explains
+ * @property {string} token
+ * @property {number} probability
+ * @property {number} position
+ * @property {"logit" | "difference" | "feature" | "direction"} asked
+ *
+ * @typedef {object} HeadPart the part of an edge that a head moves
+ * @property {number} layer
+ * @property {number} head
+ * @property {number} value signed
+ * @property {number} share of the edge
+ * @property {number} query position to which most of it goes
+ * @property {number} key position from which that comes
+ *
+ * @typedef {object} EdgeHeads an edge, taken apart by heads
+ * @property {{layer: number, below: number, passes: number}[]} layers
+ * @property {HeadPart[]} heads the strongest first
+ *
+ * @typedef {object} Contributor a source of a score
+ * @property {number | null} node its number, null where the graph does not hold it
+ * @property {Kind | "bias"} kind
+ * @property {number} layer
+ * @property {number} position
+ * @property {number} index
+ * @property {string} label
+ *
+ * @typedef {object} HeadScore why a head looks from one position to another
+ * @property {number} query
+ * @property {number} key
+ * @property {number} score
+ * @property {number} weight attention
+ * @property {{query: Contributor, key: Contributor, value: number}[]} pairs
+ * @property {{source: Contributor, value: number}[]} queries
+ * @property {{source: Contributor, value: number}[]} keys
+ *
+ * @typedef {object} Attention
+ * @property {Record<string, EdgeHeads>} edges by `SOURCE>TARGET`, ids of nodes
+ * @property {Record<string, HeadScore>} scores by `LAYER.HEAD.QUERY.KEY`
  *
  * @typedef {object} Group
  * @property {string} name
@@ -68,7 +110,8 @@ import { tokenText } from "glassworks/dom";
  * @property {string} scope
  * @property {number} layers
  * @property {string[]} tokens
- * @property {{token: string, probability: number}[]} predictions
+ * @property {string} next what the model says next
+ * @property {Prediction[]} predictions the graph's outcomes, the likeliest first
  * @property {Scores} scores
  * @property {GraphNode[]} nodes
  * @property {Links} links
@@ -79,6 +122,7 @@ import { tokenText } from "glassworks/dom";
  * @property {{node: number, edge: number}} pruning
  * @property {{nodes: number, edges: number}} omitted what was left out of this document because of its size
  * @property {Record<string, Details>} [details] evidence by `coder/index`, where the document carries it
+ * @property {Attention} [attention] heads of the strongest edges, where the document carries them
  *
  * @typedef {object} Graph
  * @property {GraphDocument} document
@@ -107,7 +151,7 @@ export function indexGraph(document) {
   return { document, nodes, links, incoming, outgoing, places };
 }
 
-/** @typedef {Pick<GraphNode, "label" | "kind" | "layer" | "index">} Named */
+/** @typedef {Pick<GraphNode, "label" | "layer" | "index"> & {kind: Kind | "bias"}} Named */
 
 /**
  * The full name of a node. Labels are written with typewriter arrows; people get real ones.
@@ -153,6 +197,14 @@ export function clip(text, most) {
 }
 
 /**
+ * The probability of an outcome, where it is a token and not a difference, feature or direction.
+ * @param {GraphNode} node
+ */
+export function chance(node) {
+  return node.asked === "logit" && node.probability !== null ? percent(node.probability) : "";
+}
+
+/**
  * Where a node lies, in words.
  * @param {Graph} graph
  * @param {GraphNode} node
@@ -160,7 +212,7 @@ export function clip(text, most) {
 export function place(graph, node) {
   const token = tokenText(graph.document.tokens[node.position] ?? "");
   if (node.kind === "embedding") return `input token ${node.position}`;
-  if (node.kind === "logit") return `next token after “${token}”`;
+  if (node.kind === "logit") return node.asked === "feature" || node.asked === "direction" ? `read at “${token}”` : `next token after “${token}”`;
   return `layer ${node.layer} at “${token}”`;
 }
 

@@ -7,6 +7,9 @@
 
 /** @typedef {import("glassworks/model").Graph} Graph */
 
+/** The parts of a layer, from below. */
+const PARTS = ["resid_pre", "attention", "resid_mid", "mlp", "resid_post"];
+
 /**
  * @typedef {object} Kept
  * @property {Uint8Array} nodes 1 where a node is shown
@@ -38,6 +41,14 @@ function fixed(node) {
 }
 
 /**
+ * A node reads only nodes of lower levels.
+ * @param {import("glassworks/model").GraphNode} node
+ */
+function level(node) {
+  return node.layer * PARTS.length + PARTS.indexOf(node.part);
+}
+
+/**
  * score = P[t, s] * (influence[t] + w[t]) on the kept part, rows of P normalised there; by one back-substitution.
  * @param {Graph} graph
  * @param {Uint8Array} kept
@@ -46,7 +57,7 @@ function edgeScores(graph, kept) {
   const { source, target, weight } = graph.links;
   const score = new Float64Array(weight.length);
   const flow = Float64Array.from(graph.nodes, (node) => (node.kind === "logit" ? (node.probability ?? 0) : 0));
-  const topDown = [...graph.nodes.keys()].filter((node) => kept[node]).sort((a, b) => graph.nodes[b].layer - graph.nodes[a].layer);
+  const topDown = [...graph.nodes.keys()].filter((node) => kept[node]).sort((a, b) => level(graph.nodes[b]) - level(graph.nodes[a]));
   for (const node of topDown) {
     const row = graph.incoming[node].filter((link) => kept[source[link]]);
     const total = row.reduce((all, link) => all + Math.abs(weight[link]), 0);
@@ -77,7 +88,8 @@ function cumulativeFloor(values, share) {
 }
 
 /**
- * Drops features and errors that lead nowhere and features that nothing enters, until none is left.
+ * Drops features and errors that lead nowhere and features that nothing enters, until none is left; of a feature whose
+ * inputs were not computed, nothing is known to enter.
  * @param {Graph} graph
  * @param {Uint8Array} nodes
  * @param {Uint8Array} links
@@ -89,7 +101,7 @@ function dropDangling(graph, nodes, links) {
     for (const [place, node] of graph.nodes.entries()) {
       if (!nodes[place] || fixed(node)) continue;
       const leads = graph.outgoing[place].some((link) => links[link]);
-      const entered = node.kind === "error" || graph.incoming[place].some((link) => links[link]);
+      const entered = node.kind === "error" || node.open || graph.incoming[place].some((link) => links[link]);
       if (leads && entered) continue;
       nodes[place] = 0;
       changed = true;

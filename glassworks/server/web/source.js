@@ -8,6 +8,8 @@ import { download } from "glassworks/dom";
 
 /** @typedef {import("glassworks/model").GraphDocument} GraphDocument */
 /** @typedef {import("glassworks/model").Details} Details */
+/** @typedef {import("glassworks/model").EdgeHeads} EdgeHeads */
+/** @typedef {import("glassworks/model").HeadScore} HeadScore */
 /** @typedef {{pinned: string[], supernodes: import("glassworks/model").Group[]}} Groups */
 /** @typedef {{name: string, prompt: string}} Entry */
 
@@ -19,6 +21,10 @@ import { download } from "glassworks/dom";
  * @property {(node: import("glassworks/model").GraphNode) => Promise<Details | null>} details
  * @property {(groups: Groups) => Promise<void>} save
  * @property {() => void} exportPage keeps the graph as one file
+ * @property {(source: string, target: string) => Promise<EdgeHeads | null>} edge the heads of an edge
+ * @property {(layer: number, head: number, query: number, key: number) => Promise<HeadScore | null>} head its score
+ * @property {boolean} open whether other graphs can be traced from here
+ * @property {(targets: string[]) => Promise<string>} trace makes the graph of other targets, and tells its name
  */
 
 /** An answer of the server that is an error, with its one clear sentence. */
@@ -45,6 +51,15 @@ async function ask(address, options) {
   return body;
 }
 
+/**
+ * @param {string} method
+ * @param {unknown} value
+ * @returns {RequestInit}
+ */
+function sent(method, value) {
+  return { method, headers: { "Content-Type": "application/json" }, body: JSON.stringify(value) };
+}
+
 /** @returns {Promise<Source>} */
 async function serverSource() {
   /** @type {{graphs: Entry[]}} */
@@ -58,10 +73,11 @@ async function serverSource() {
     graphs,
     saving: "with the graph",
     details: async (node) => (node.coder ? ask(`${base}/feature/${encodeURIComponent(node.coder)}/${node.index}`) : null),
-    save: async (groups) => {
-      const body = JSON.stringify(groups);
-      await ask(`${base}/groups`, { method: "PUT", headers: { "Content-Type": "application/json" }, body });
-    },
+    save: async (groups) => void (await ask(`${base}/groups`, sent("PUT", groups))),
+    edge: (source, target) => ask(`${base}/edge/${source}/${target}`),
+    head: (layer, head, query, key) => ask(`${base}/head/${layer}/${head}/${query}/${key}`),
+    open: true,
+    trace: async (targets) => (await ask(`${base}/trace`, sent("POST", { targets }))).name,
     exportPage: () => location.assign(`/graph/${encodeURIComponent(name)}.html`),
   };
 }
@@ -84,6 +100,10 @@ function embeddedSource(graph) {
       remember(key, groups);
     },
     exportPage: () => download(`${graph.name}.html`, "text/html", pageWith(current)),
+    edge: async (source, target) => graph.attention?.edges[`${source}>${target}`] ?? null,
+    head: async (layer, head, query, key) => graph.attention?.scores[`${layer}.${head}.${query}.${key}`] ?? null,
+    open: false,
+    trace: async () => "",
   };
 }
 

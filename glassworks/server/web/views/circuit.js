@@ -5,7 +5,7 @@
  * edges, pruned ones too.
  */
 import { css, h, percent, s, signed, tokenText } from "glassworks/dom";
-import { clip, shortName } from "glassworks/model";
+import { chance, clip, shortName } from "glassworks/model";
 
 /** @typedef {import("glassworks/store").Store} Store */
 
@@ -91,7 +91,7 @@ function unit({ graph }, name, kind, nodes, colour) {
 function label({ graph }, node) {
   const each = graph.nodes[node];
   if (each.kind === "embedding") return tokenText(each.label);
-  if (each.kind === "logit") return `${tokenText(each.label)} ${percent(each.probability ?? 0)}`;
+  if (each.kind === "logit") return `${tokenText(each.label)} ${chance(each)}`.trim();
   return shortName(each);
 }
 

@@ -3,8 +3,8 @@
  *
  * Placement is greedy on boxes in screen pixels; zooming in makes room for more names.
  */
-import { s, percent, tokenText } from "glassworks/dom";
-import { clip, shortName } from "glassworks/model";
+import { s, tokenText } from "glassworks/dom";
+import { chance, clip, shortName } from "glassworks/model";
 
 const HEIGHT = 14;
 const MOST = 60;
@@ -53,7 +53,7 @@ function labelText({ store, emphasis }, node) {
   const each = store.graph.nodes[node];
   const group = store.groupOf(node);
   if (group >= 0) return clip(store.state.groups[group].name, 24);
-  if (each.kind === "logit") return `${clip(tokenText(each.label), 14)} ${percent(each.probability ?? 0)}`;
+  if (each.kind === "logit") return `${clip(tokenText(each.label), 14)} ${chance(each)}`.trim();
   return shortName(each);
 }
 

@@ -2,7 +2,9 @@
  * The side panel: everything about the selected node, with its edges to walk along; else where to begin.
  */
 import { count, css, h, number, percent, signed, tokenText } from "glassworks/dom";
-import { linkShare, nodeName, place } from "glassworks/model";
+import { chance, linkShare, nodeName, place } from "glassworks/model";
+import { explain } from "glassworks/views/ask";
+import { headsOf } from "glassworks/views/attention";
 import { evidence } from "glassworks/views/evidence";
 import { askGroup } from "glassworks/views/groups";
 
@@ -22,7 +24,7 @@ export function showPanel(root, store, source) {
   store.on(["selected", "kept", "pinned", "groups", "marked"], () => {
     const { selected } = store.state;
     if (selected === null) root.replaceChildren(...overview(store));
-    else root.replaceChildren(...nodePanel(store, selected));
+    else root.replaceChildren(...nodePanel(store, source, selected));
   });
   store.on(["selected"], () => {
     root.scrollTop = 0;
@@ -69,20 +71,21 @@ function overview(store) {
 
 /**
  * @param {Store} store
+ * @param {Source} source
  * @param {number} at
  */
-function nodePanel(store, at) {
+function nodePanel(store, source, at) {
   const { graph, state } = store;
   const node = graph.nodes[at];
   const name = node.kind === "embedding" || node.kind === "logit" ? `“${tokenText(node.label)}”` : nodeName(node);
   const heading = h("header", { class: "node-head" }, h("span", { class: `glyph ${node.kind}` }), h("div", {}, h("h2", {}, name), h("p", { class: "where" }, where(store, at))));
   const hidden = state.kept.nodes[at] ? null : h("p", { class: "hint" }, "Hidden by pruning: move the sliders to the right to see it in the graph.");
-  const sections = [heading, actions(store, at), facts(store, at)];
+  const sections = [heading, actions(store, source, at), facts(store, at)];
   if (hidden) sections.push(hidden);
   if (node.kind === "feature") sections.push(h("div", { class: "evidence", "aria-live": "polite" }));
   if (node.kind === "error") sections.push(h("p", { class: "hint" }, "What this layer's MLP adds at this token and the coder's features do not explain."));
-  if (node.kind !== "embedding" && node.kind !== "error") sections.push(edgeSection(store, at, "incoming"));
-  if (node.kind !== "logit") sections.push(edgeSection(store, at, "outgoing"));
+  if (node.kind !== "embedding" && node.kind !== "error") sections.push(edgeSection(store, source, at, "incoming"));
+  if (node.kind !== "logit") sections.push(edgeSection(store, source, at, "outgoing"));
   return sections;
 }
 
@@ -98,10 +101,20 @@ function where({ graph }, at) {
 }
 
 /**
+ * What to ask for to have a node explained: the feature, or what follows a token; null for the rest.
+ * @param {import("glassworks/model").GraphNode} node
+ */
+function wording(node) {
+  if (node.kind === "feature" && node.coder) return `${node.coder}/${node.index}@${node.position}`;
+  return node.kind === "embedding" ? `likely@${node.position}` : null;
+}
+
+/**
  * @param {Store} store
+ * @param {Source} source
  * @param {number} at
  */
-function actions(store, at) {
+function actions(store, source, at) {
   const { state, graph } = store;
   const pinned = state.pinned.includes(graph.nodes[at].id);
   const group = store.groupOf(at);
@@ -109,8 +122,11 @@ function actions(store, at) {
   const pin = h("button", { type: "button", "aria-pressed": String(pinned), onclick: () => store.togglePin(store.chosen()) }, pinned ? "Unpin" : "Pin", h("kbd", {}, "P"));
   const several = state.marked.length > 1 ? `Group ${state.marked.length}` : group >= 0 ? state.groups[group].name : "Group";
   const join = h("button", { type: "button", onclick: () => askGroup(store, store.chosen()) }, several, h("kbd", {}, "G"));
+  const asked = source.open ? wording(graph.nodes[at]) : null;
+  const title = graph.nodes[at].kind === "embedding" ? "Explain what comes after this token" : "Explain this feature: a graph with it as the outcome";
+  const why = asked ? h("button", { type: "button", class: "explain", title, onclick: () => explain(source, [asked], (notice) => store.set({ notice })) }, "Explain") : null;
   const close = h("button", { type: "button", class: "close", "aria-label": "Close", onclick: () => store.set({ selected: null, marked: [] }) }, "×");
-  return h("div", { class: "actions" }, back, pin, join, close);
+  return h("div", { class: "actions" }, back, pin, join, why, close);
 }
 
 /**
@@ -121,7 +137,7 @@ function facts({ graph }, at) {
   const node = graph.nodes[at];
   /** @type {[string, string | null, string][]} */
   const all = [
-    ["Probability", node.probability === null ? null : percent(node.probability), "The model's probability of this token."],
+    ["Probability", chance(node) || null, "The model's probability of this token."],
     ["Activation", node.activation === null ? null : number(node.activation), "How strongly the feature is active here."],
     ["Flow", node.kind === "logit" ? null : percent(node.influence), "Share of the flow into the outcomes that passes through this node."],
     ["Input", node.inflow ? number(node.inflow) : null, "Sum of the absolute weights of all edges into this node."],
@@ -133,10 +149,11 @@ function facts({ graph }, at) {
 
 /**
  * @param {Store} store
+ * @param {Source} source
  * @param {number} at
  * @param {"incoming" | "outgoing"} direction
  */
-function edgeSection(store, at, direction) {
+function edgeSection(store, source, at, direction) {
   const { graph, state } = store;
   const links = graph[direction][at].filter((link) => state.kept.links[link]);
   const all = graph[direction][at].length;
@@ -145,7 +162,9 @@ function edgeSection(store, at, direction) {
   const rows = links.slice(0, MOST_EDGES).map((link) => {
     const weight = graph.links.weight[link];
     const value = h("span", { class: "pair" }, h("span", {}, signed(weight)), h("small", {}, percent(linkShare(graph, link))));
-    return edgeRow(store, other[link], value, Math.abs(weight) / most, weight >= 0 ? "positive" : "negative");
+    const row = edgeRow(store, other[link], value, Math.abs(weight) / most, weight >= 0 ? "positive" : "negative");
+    row.append(...headsOf(store, source, link));
+    return row;
   });
   const explained = links.reduce((sum, link) => sum + linkShare(graph, link), 0);
   const share = direction === "incoming" ? ` · ${percent(Math.min(1, explained))} of its input` : "";

@@ -3,6 +3,7 @@
  */
 import { count, css, h, number, percent, tokenText } from "glassworks/dom";
 import { stepName, strongestOf } from "glassworks/emphasis";
+import { clip } from "glassworks/model";
 
 /** @typedef {import("glassworks/store").Store} Store */
 
@@ -20,19 +21,22 @@ export function showStory(root, store) {
 }
 
 /** @param {import("glassworks/model").GraphDocument} document */
-function promptLine({ tokens, predictions }) {
+function promptLine({ tokens, next }) {
   const pieces = tokens.map((token) => h("span", { class: token.startsWith("<") ? "piece special" : "piece" }, token.trim() ? token : tokenText(token)));
-  return h("h1", { class: "prompt" }, ...pieces, h("span", { class: "next", title: "The likeliest next token" }, tokenText(predictions[0]?.token ?? "?")));
+  return h("h1", { class: "prompt" }, ...pieces, h("span", { class: "next", title: "The likeliest next token" }, tokenText(next || "?")));
 }
 
 /** @param {import("glassworks/model").GraphDocument} document */
-function predictionList({ predictions }) {
-  const rows = predictions.slice(0, 5).map(({ token, probability }, place) => {
-    const bar = css(h("span", { class: "bar" }), { "--part": probability });
-    const name = h("span", { class: "token" }, tokenText(token));
-    return h("li", { class: place ? "" : "first" }, name, bar, h("span", { class: "value" }, percent(probability)));
+function predictionList({ predictions, tokens }) {
+  const rows = predictions.slice(0, 5).map(({ token, probability, asked, position }, place) => {
+    const chance = asked === "logit" ? probability : 0;
+    const bar = css(h("span", { class: "bar" }), { "--part": chance });
+    const where = asked === "feature" || asked === "direction" ? "at" : "after";
+    const at = position === tokens.length - 1 ? null : h("small", {}, ` ${where} “${tokenText(tokens[position])}”`);
+    const name = h("span", { class: "token", title: token }, clip(tokenText(token), 26), at);
+    return h("li", { class: place ? "" : "first" }, name, bar, h("span", { class: "value" }, asked === "logit" ? percent(chance) : asked));
   });
-  return h("ol", { class: "predictions", "aria-label": "Predictions of the next token" }, ...rows);
+  return h("ol", { class: "predictions", "aria-label": "What is explained" }, ...rows);
 }
 
 /**

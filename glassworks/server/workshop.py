@@ -1,0 +1,122 @@
+"""What needs the model itself: attention behind a graph, and graphs of other targets of the same prompt.
+
+Models are loaded when they are first asked for. This module must not know HTTP or pages.
+"""
+
+import re
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from threading import Lock
+from typing import Any, final
+
+from torch import Tensor
+
+from glassworks.circuits import Attention, Graph, edge_values, explain_attention, parse, score_values, trace
+from glassworks.coders import Scope, load_scope
+from glassworks.errors import BadInput, NotFound
+from glassworks.models import Model, load_model
+
+CACHED = 2
+MOST_TARGETS, LONGEST_TARGET = 20, 300
+
+
+@final
+@dataclass(eq=False)
+class Workshop:
+    """Runs models for the page, one thing at a time.
+
+    Attributes:
+        scope: the scope, or its name, to be used instead of the one that a graph names.
+    """
+
+    scope: Scope | str | None = None
+    _models: "OrderedDict[tuple[str, str], tuple[Model, Scope | None]]" = field(default_factory=OrderedDict, repr=False)
+    _attentions: "OrderedDict[tuple[str, str], Attention]" = field(default_factory=OrderedDict, repr=False)
+    _lock: Lock = field(default_factory=Lock, repr=False)
+
+    def edge(self, key: tuple[str, str], graph: Callable[[], Graph], source: int, target: int) -> dict[str, Any]:
+        """The heads of one edge; see `explained.edge_values`.
+
+        Args:
+            key: name and state of the graph, under which its attention is kept.
+            graph: opens it.
+            source: number of a node.
+            target: number of a node.
+        """
+        with self._lock:
+            return edge_values(self._attention(key, graph).edge(source, target))
+
+    def head(
+        self, key: tuple[str, str], graph: Callable[[], Graph], where: tuple[int, int, int, int]
+    ) -> dict[str, Any]:
+        """Why a head looks where it looks; see `explained.score_values`.
+
+        Args:
+            key: see `edge`.
+            graph: see `edge`.
+            where: layer, head, and the positions of query and key.
+        """
+        with self._lock:
+            attention = self._attention(key, graph)
+            return score_values(attention, attention.score(*where))
+
+    def trace(self, graph: Graph, value: Any, read: Callable[[str], Tensor]) -> Graph:
+        """Trace a graph's prompt again, for other targets; pins and groups of features are kept.
+
+        Args:
+            graph: gives prompt, model and scope.
+            value: `{"targets": [text...]}`, in the words of `circuits.wording`.
+            read: finds the vector of a direction by name.
+        """
+        texts = _texts(value)
+        with self._lock:
+            model, scope = self._open(graph)
+            targets = [parse(each, model, read) for each in texts]
+            same = model.tokenizer is not None and tuple(model.tokens(graph.prompt).tolist()) == graph.tokens
+            made = trace(model, scope, graph.prompt if same else graph.tokens, targets=targets)
+        fits = made.nodes.sources == graph.nodes.sources
+        kept = {name: list(group.nodes) for name, group in graph.supernodes.items()} if fits else {}
+        for name, numbers in kept.items():
+            made.group(name, [each for each in numbers if each < made.nodes.sources])
+        return replace(made, pinned=[each for each in graph.pinned if each < made.nodes.sources] if fits else [])
+
+    def _attention(self, key: tuple[str, str], graph: Callable[[], Graph]) -> Attention:
+        if key not in self._attentions:
+            opened = graph()
+            model, scope = self._open(opened)
+            self._attentions[key] = explain_attention(model, opened, scope)
+        return _recent(self._attentions, key)
+
+    def _open(self, graph: Graph) -> tuple[Model, Scope | None]:
+        given = self.scope.name if isinstance(self.scope, Scope) else self.scope
+        key = (graph.model, given or graph.origin.scope)
+        if not graph.origin.facts.get("targets"):
+            raise NotFound("This graph was not traced by Glassworks, so its model cannot be run again; trace it here.")
+        if key not in self._models:
+            scope = self.scope if isinstance(self.scope, Scope) else load_scope(key[1]) if key[1] else None
+            self._models[key] = load_model(key[0]), scope
+        return _recent(self._models, key)
+
+
+def slug(name: str, targets: Any) -> str:
+    """A name for the graph of other targets."""
+    words = re.sub(r"[^A-Za-z0-9]+", "-", " ".join(targets)).strip("-").lower()
+    return f"{name[:80]}-{words[:60] or 'other'}"
+
+
+def _recent(cache: OrderedDict[Any, Any], key: Any) -> Any:
+    cache.move_to_end(key)
+    while len(cache) > CACHED:
+        cache.popitem(last=False)
+    return cache[key]
+
+
+def _texts(value: Any) -> list[str]:
+    texts = value.get("targets") if isinstance(value, dict) else None
+    if not isinstance(texts, list) or not 0 < len(texts) <= MOST_TARGETS:
+        raise BadInput(f'Targets are written {{"targets": [text...]}}, 1 to {MOST_TARGETS} of them.')
+    wrong = [each for each in texts if not isinstance(each, str) or not 0 < len(each) <= LONGEST_TARGET]
+    if wrong:
+        raise BadInput(f"A target is {str(wrong[0])[:40]!r}; targets are texts of 1 to {LONGEST_TARGET} characters.")
+    return texts
