@@ -117,7 +117,9 @@ def load_aggregate(path: str | Path) -> Aggregate:
     try:
         nodes = tuple(Recurring(**each) for each in plain.pop("nodes"))
         edges = tuple(Link(**each) for each in plain.pop("edges"))
-        told = {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}
+        told: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()
+        }
         return Aggregate(**told, nodes=nodes, edges=edges)
     except (KeyError, TypeError, AttributeError) as error:
         raise BadArtefact(f"The aggregate {path} lacks or misstates {error}; make it again.") from error

@@ -86,7 +86,7 @@ def write(path: Path, origin: Origin, nodes: Nodes, adjacency: Float[Tensor, "n 
         "logit_probabilities": nodes.probability[logit],
     }
     with path.open("wb") as file:
-        np.savez(file, **{name: np.asarray(each) for name, each in arrays.items()})
+        np.savez(file, allow_pickle=False, **{name: np.asarray(each) for name, each in arrays.items()})
 
 
 def read(path: Path) -> Parsed:

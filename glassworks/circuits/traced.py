@@ -4,7 +4,6 @@ It keeps the class Graph on top of them, without a cycle. This module must not k
 """
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
@@ -61,17 +60,17 @@ class Traced(Protocol):
         """Each target's value in the model."""
         ...
 
-    @cached_property
+    @property
     def conservation(self) -> Float[Tensor, " t"]:
         """What is left of each row."""
         ...
 
-    @cached_property
+    @property
     def edges(self) -> Edges:
         """The edges as scores take them."""
         ...
 
-    @cached_property
+    @property
     def influence(self) -> Float[Tensor, " n"]:
         """Influence of every node on the outcomes."""
         ...

@@ -139,7 +139,7 @@ class Local(Folder):
         if end > len(mapped):
             raise _cut_off(self.path / file)
         table = np.frombuffer(mapped, np.uint8, end - offset, offset).reshape(-1, width)
-        return torch.from_numpy(table[rows.numpy()])
+        return torch.from_numpy(table.take(rows.numpy(), axis=0))
 
     def claim(self, name: str) -> Callable[[], None] | None:
         """Lock a file; the system unlocks it when the process ends, however it ends."""

@@ -10,6 +10,8 @@ from typing import final
 import torch
 from torch import Tensor
 
+from glassworks.harvest.tensors import put
+
 Columns = dict[str, Tensor]
 
 
@@ -43,9 +45,9 @@ class Ring:
         offsets = torch.randint(self.strata, (self.batch,), generator=self.generator)
         places = torch.arange(self.batch) * self.strata + offsets
         fresh = self.pull()
-        drawn = {name: rows[places] for name, rows in self.columns.items()}
+        drawn = {name: rows.index_select(0, places) for name, rows in self.columns.items()}
         for name, rows in fresh.items():
-            self.columns[name][places] = rows
+            put(self.columns[name], places, rows)
         return drawn
 
     def pull(self) -> Columns:
@@ -53,7 +55,8 @@ class Ring:
         parts = [self.waiting] if self.waiting else []
         while sum(map(count, parts)) < self.batch:
             parts.append(self.chunk())
-        rows = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        alone = len(parts) == 1
+        rows = {name: each if alone else torch.cat([part[name] for part in parts]) for name, each in parts[0].items()}
         self.waiting = {name: each[self.batch :] for name, each in rows.items()}
         return {name: each[: self.batch] for name, each in rows.items()}
 

@@ -5,6 +5,7 @@ Its content follows from its contexts, its number and the plan, so one that is m
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -16,11 +17,11 @@ from glassworks.harvest.contexts import Context, columns_of
 from glassworks.harvest.folders import Folder
 from glassworks.harvest.record import forward
 from glassworks.harvest.store import hash_of, shard_file
-from glassworks.harvest.tensors import as_file, narrow, table, widen
+from glassworks.harvest.tensors import as_file, narrow, put, table, widen
 from glassworks.models import Model
 from glassworks.sites import Site
 
-ROWS_AT_ONCE = 8192
+ROWS_AT_ONCE = 512
 Told = Callable[[int, int], None]
 """Is called with tokens that were run and rows that were handed over for writing since the last call."""
 
@@ -88,7 +89,7 @@ def compute(
             part = value[real.to(value.device)]
             _check_finite(part, site, ordered, order, here)
             for name, each in narrow(part, plan["dtype"]).items():
-                values[site][name][here] = each.cpu()
+                put(values[site][name], here, each.cpu())
         told(sum(len(contexts[each].tokens) for each in group), 0)
     return Shard(number, {name: each[order] for name, each in ordered.items()}, values)
 
@@ -109,12 +110,13 @@ def write(folder: Folder, shard: Shard, release: Callable[[], None]) -> None:
     try:
         files: dict[str, dict[str, Any]] = {}
         sums: dict[str, Tensor] = {}
-        for group, tensors in {"rows": shard.columns, **shard.values}.items():
-            parts, name = as_file(tensors), shard_file(group, shard.number)
-            folder.write(name, parts)
-            files[name] = {"bytes": sum(len(part) for part in parts), "sha256": hash_of(parts)}
-            if group != "rows":
-                sums |= _sums(group, tensors)
+        with ThreadPoolExecutor(1) as other:  # hashes and adds up what is being written
+            for group, tensors in {"rows": shard.columns, **shard.values}.items():
+                parts, name = as_file(tensors), shard_file(group, shard.number)
+                hashed, added = other.submit(hash_of, parts), other.submit(_sums, group, tensors)
+                folder.write(name, parts)
+                files[name] = {"bytes": sum(len(part) for part in parts), "sha256": hashed.result()}
+                sums |= added.result()
         about = {
             "files": json.dumps(files),
             "rows": str(len(shard.columns["tokens"])),
@@ -126,10 +128,16 @@ def write(folder: Folder, shard: Shard, release: Callable[[], None]) -> None:
 
 
 def _sums(site: str, stored: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Sums and sums of squares of each component that a shard stores at a site, a few rows at a time."""
+    """Sums and sums of squares of each component that a shard stores at a site.
+
+    A few rows that stay in the cache are added up in float32, as a product, and these sums in float64.
+    """
+    if "values" not in stored:
+        return {}
     total, square = torch.zeros(2, stored["values"].shape[1], dtype=torch.float64)
     for start in range(0, len(stored["values"]), ROWS_AT_ONCE):
-        values = widen({name: each[start : start + ROWS_AT_ONCE] for name, each in stored.items()}).double()
-        total += values.sum(0)
-        square += values.square().sum(0)
+        values = widen({name: each[start : start + ROWS_AT_ONCE] for name, each in stored.items()})
+        ones = values.new_ones(1, len(values))
+        total += (ones @ values)[0]
+        square += (ones @ values.square())[0]
     return {f"mean.{site}": total, f"square.{site}": square}

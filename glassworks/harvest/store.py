@@ -27,7 +27,7 @@ from glassworks.artefacts import MANIFEST, SCHEMA
 from glassworks.errors import BadArtefact, GlassworksError, NotFound
 from glassworks.harvest.activations import Activations, Statistics, split_head
 from glassworks.harvest.folders import Folder, open_folder
-from glassworks.harvest.tensors import Shape, header, names, table, widen
+from glassworks.harvest.tensors import Shape, header, names, put, table, widen
 
 KIND = "store"
 COLUMNS = ("tokens", "documents", "positions", "following")
@@ -167,7 +167,7 @@ class Store(Activations):
             _, _, offset, width = self._place(group, name, shard)
             inside = rows[here] - self.starts[shard]
             part = self.folder.gather(shard_file(group, shard), offset, width, inside)
-            found[here] = part.view(dtype).view(len(here), *shape[1:])
+            put(found, here, part.view(dtype).view(len(here), *shape[1:]))
         return found
 
     def _place(self, group: str, name: str, shard: int) -> tuple[torch.dtype, tuple[int, ...], int, int]:

@@ -10,7 +10,7 @@ from math import prod
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from glassworks.errors import BadInput, nearest
@@ -67,6 +67,15 @@ def _header_of(file: bytes) -> dict[str, Any]:
 def table(dtype: str, rows: int, width: int) -> dict[str, Shape]:
     """Shapes of the tensors that hold activations."""
     return {name: (kind, (rows, width) if name == "values" else (rows,)) for name, kind in TABLES[dtype].items()}
+
+
+def put(target: Tensor, places: Int[Tensor, " row"], rows: Tensor) -> None:
+    """Write rows to their places, as bytes: several times faster than torch does it."""
+    _bytes_of(target)[places.numpy()] = _bytes_of(rows)
+
+
+def _bytes_of(rows: Tensor) -> Any:
+    return rows.contiguous().view(len(rows), -1).view(torch.uint8).numpy()
 
 
 def narrow(values: Float[Tensor, "row d"], dtype: str) -> dict[str, Tensor]:
