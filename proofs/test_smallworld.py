@@ -66,7 +66,8 @@ def test_every_scope_passes_its_gates(name, keep):
     assert wrong == {}
     assert found["recovered"] >= 0.9
     assert found["recovered_answers"] >= 0.9
-    assert found["sets"].get("clt", {"recovered": 1.0})["recovered"] >= 0.9
+    if "clt" in scope:
+        assert found["coders"]["clt"]["loss"]["recovered"] >= 0.9
 
 
 GATES = {"transcoder": (0.10, 24), "clt": (0.10, 24), "sae": (0.05, 32), "crosscoder": (0.10, 32)}

@@ -52,7 +52,7 @@ class Rebuilder:
         rows = rows_at(values, part.reads)
         before, latents = self._kept.get(part.id, ([], None))
         if latents is None or any(a is not b for a, b in zip(before, rows, strict=True)):
-            joint: Any = values  # crosscoders take several sites by name
+            joint: Any = {site.name: each for site, each in zip(part.reads, rows, strict=True)}
             latents = part.encode(rows[0] if len(rows) == 1 else joint)
             self._kept[part.id] = rows, latents
         return latents

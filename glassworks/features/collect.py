@@ -4,6 +4,7 @@ Evidence is deterministic: the same text gives the same evidence. This module mu
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -74,14 +75,14 @@ def _evidence(model: Model, coder: Coder, recording: Recording) -> Evidence:
 
 def _encode(coder: Coder, recording: Recording, means: TokenMeans) -> Latents:
     """Encode all rows, documents of one length at a time, and sum up which tokens they go with."""
-    values = recording.values[coder.reads[0].name]
     starts = torch.cat([torch.zeros(1, dtype=torch.long), recording.documents.diff().nonzero().squeeze(1) + 1])
     lengths = torch.diff(starts, append=torch.tensor([len(recording.tokens)]))
     positions, indices, activations = [], [], []
     for length in lengths.unique().tolist():
         for group in starts[lengths == length].split(max(1, ROWS // length)):
             rows = group[:, None] + torch.arange(length)
-            latents = coder.encode(values[rows])
+            read: Any = {site.name: recording.values[site.name][rows] for site in coder.reads}
+            latents = coder.encode(read if len(read) > 1 else next(iter(read.values())))
             means.add(recording.tokens[rows], latents.dense())
             positions.append(rows.flatten()[latents.positions])
             indices.append(latents.indices)

@@ -11,7 +11,8 @@ from transformers import PreTrainedModel
 from glassworks.smallworld.check import AIMS, MOST_STATE_IN_EMBEDDING
 from glassworks.smallworld.manners import CHAT_AIMS, MOST_LOST
 
-NO_ACCURACIES = ("location_short", "state_in_embedding")
+NO_TASKS = ("location_short", "state_in_embedding", "state_capitals_held_out", "country_capitals_held_out")
+"""What is measured and is no task of its own; capitals are some fifty prompts of "composed_held_out"."""
 README = """---
 license: apache-2.0
 language: [en, fr, es]
@@ -80,7 +81,7 @@ def with_chat(card: Mapping[str, Any], base: Mapping[str, Any], results: Mapping
     """
     losses = {name: base["measured"][name] - value for name, value in card["measured"].items()}
     missed = [name for name, aim in CHAT_AIMS.items() if results[name] < aim]
-    missed += [f"lost {name}" for name, lost in losses.items() if lost > MOST_LOST and name not in NO_ACCURACIES]
+    missed += [f"lost {name}" for name, lost in losses.items() if lost > MOST_LOST and name not in NO_TASKS]
     chat = {"base": base["name"], "chat": _rounded(results)}
     return {**card, **chat, "missed_aims": [*card["missed_aims"], *missed]}
 

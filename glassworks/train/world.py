@@ -106,17 +106,17 @@ class Suite:
     seed: int = 0
 
 
-TRANSCODERS = Suite((Coders("transcoder", MLP, 512, 8.0, joint_steps=100),))
+TRANSCODERS = Suite((Coders("transcoder", MLP, 384, 12.0, joint_steps=100),))
 """What stands in for the MLPs, and nothing else; as narrow as the size of a wheel asks for."""
 
 FULL = Suite(
     (
-        Coders("transcoder", MLP, 1024, 8.0, joint_steps=100),
+        Coders("transcoder", MLP, 1536, 8.0, joint_steps=100),
         Coders("skip_transcoder", MLP, 512, 8.0, joint_steps=100),
         Coders("clt", MLP, 512, 8.0, joint_steps=100),
-        Coders("sae", ("resid_post",), 1024, 24.0),
-        Coders("sae", ("attn_out", "mlp_out"), 384, 16.0),
-        Coders("crosscoder", ("resid_post",), 768, 24.0),
+        Coders("sae", ("resid_post",), 512, 24.0),
+        Coders("sae", ("attn_out", "mlp_out"), 256, 16.0),
+        Coders("crosscoder", ("resid_post",), 512, 24.0),
     )
 )
 """Every kind of coder."""
@@ -177,7 +177,7 @@ def smallworld_scope(model: Model, suite: Suite = TRANSCODERS, folder: Path | No
     scope = train_suite(model, documents, suite, folder, show)
     _round(scope)
     held_out, answers = world_text(model, HELD_OUT, "held_out", suite.seed + 1)
-    scope.metrics |= measure(model, scope, held_out, answers) | {"recipe": asdict(suite)}
+    scope.metrics |= measure(model, scope, held_out, answers, alone=False) | {"recipe": asdict(suite)}
     return scope
 
 

@@ -91,16 +91,19 @@ def test_one_graph_that_is_served_alone_gets_company(home: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "status", "says"),
     [
-        ("edge/0/300", 400, "edges lead into"),
-        ("edge/99999/305", 400, "writes nothing"),
+        ("edge/0/{embedding}", 400, "edges lead into"),
+        ("edge/99999/{target}", 400, "writes nothing"),
         ("edge/0/99999", 400, "reads nothing"),
         ("head/99/0/1/0", 400, "no head"),
         ("head/0/0/1/2", 400, "not after"),
         ("head/0/0/99/2", 400, "not after"),
     ],
 )
-def test_what_is_no_edge_or_head_is_refused(client: TestClient, path: str, status: int, says: str) -> None:
-    answer = client.get(f"{BASE}/{path}")
+def test_what_is_no_edge_or_head_is_refused(
+    client: TestClient, traced: Graph, path: str, status: int, says: str
+) -> None:
+    embedding, target = int(traced.nodes.of("embedding").nonzero()[0, 0]), int(traced.rows[-1])
+    answer = client.get(f"{BASE}/{path.format(embedding=embedding, target=target)}")
     assert answer.status_code == status
     assert says in answer.json()["error"]
 
