@@ -58,7 +58,7 @@ RECIPES = {
     "smallworld-l": Recipe(steps=7_000, seed=2),
     "smallworld-s-it": Recipe(steps=2_000, rate=5e-4, decay=0.9, weight_decay=0.1, seed=11),
     "smallworld-m-it": Recipe(steps=1_200, rate=5e-4, decay=0.9, weight_decay=0.1, seed=10),
-    "smallworld-l-it": Recipe(steps=1_000, rate=3e-4, decay=0.9, weight_decay=0.1, seed=12),
+    "smallworld-l-it": Recipe(steps=1_600, rate=5e-4, decay=0.9, weight_decay=0.1, seed=12),
 }
 
 
