@@ -21,7 +21,7 @@ import torch
 import glassworks as gw
 from glassworks import smallworld
 from glassworks.circuits import explain_attention, predict, traces
-from glassworks.circuits.statistics import known, mean_interval
+from glassworks.circuits.checks.statistics import known, mean_interval
 from glassworks.coders import load_scope, save_scope
 from glassworks.harvest import Reading, Rows, harvest, load_store
 from glassworks.train import Axes, Fleet, Plan, fit, layouts, table

@@ -3,23 +3,23 @@
 The room explains; it changes nothing in a model, and draws nothing.
 """
 
-from glassworks.circuits.aggregate import Aggregate, aggregate, load_aggregate
 from glassworks.circuits.asked import Direction, Feature, Likely, Logit
-from glassworks.circuits.attention import Attention, explain_attention
+from glassworks.circuits.attention.attention import Attention, explain_attention
+from glassworks.circuits.attention.explained import annotate, attention_values, edge_values, score_values
 from glassworks.circuits.budget import Budget
-from glassworks.circuits.check import Check
-from glassworks.circuits.compare import Difference, Stability, compare, stability
-from glassworks.circuits.explained import annotate, attention_values, edge_values, score_values
+from glassworks.circuits.checks.check import Check
 from glassworks.circuits.graph import Graph, load_graph
-from glassworks.circuits.minimal import Minimal
+from glassworks.circuits.many.aggregate import Aggregate, aggregate, load_aggregate
+from glassworks.circuits.many.compare import Difference, Stability, compare, stability
+from glassworks.circuits.many.predict import Prediction, predict
+from glassworks.circuits.many.virtual import Inputs, inputs_of
 from glassworks.circuits.nodes import KINDS, Node, Nodes
 from glassworks.circuits.outcomes import Continuation, Outcome
-from glassworks.circuits.paths import Path, Step
-from glassworks.circuits.predict import Prediction, predict
+from glassworks.circuits.reading.minimal import Minimal
+from glassworks.circuits.reading.paths import Path, Step
 from glassworks.circuits.scores import Scores
 from glassworks.circuits.supernodes import Supernode
 from glassworks.circuits.trace import trace, traces
-from glassworks.circuits.virtual import Inputs, inputs_of
 from glassworks.circuits.wording import parse, read_direction
 
 __all__ = [

@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from glassworks.circuits.freeze import Captured, Place, Read, final_place, read_place
-from glassworks.circuits.linear import Targets
+from glassworks.circuits.engine.freeze import Captured, Place, Read, final_place, read_place
+from glassworks.circuits.engine.linear import Targets
 from glassworks.coders import Coder, Scope
 from glassworks.edits import FeatureRef
 from glassworks.errors import BadInput, NotFound, Unsupported

@@ -16,18 +16,18 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from glassworks import artefacts
-from glassworks.circuits import circuit_tracer, neuronpedia
-from glassworks.circuits.check import Check, check
-from glassworks.circuits.control import matched
-from glassworks.circuits.minimal import Minimal, minimal
+from glassworks.circuits.formats import circuit_tracer, neuronpedia
+from glassworks.circuits.checks.check import Check, check
+from glassworks.circuits.checks.control import matched
 from glassworks.circuits.nodes import EMBEDDING, ERROR, FEATURE, LOGIT, Nodes
 from glassworks.circuits.origin import Origin
-from glassworks.circuits.paths import Path as Route
-from glassworks.circuits.paths import propose, strongest
-from glassworks.circuits.proposals import by_roles
 from glassworks.circuits.prune import prune
+from glassworks.circuits.reading.minimal import Minimal, minimal
+from glassworks.circuits.reading.paths import Path as Route
+from glassworks.circuits.reading.paths import propose, strongest
+from glassworks.circuits.reading.proposals import by_roles
+from glassworks.circuits.reading.summary import summarise
 from glassworks.circuits.scores import Edges, Scores, cumulative, influence, scores
-from glassworks.circuits.summary import summarise
 from glassworks.circuits.supernodes import Supernode
 from glassworks.coders import Scope, load_scope
 from glassworks.edits import FeatureRef

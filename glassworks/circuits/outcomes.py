@@ -13,8 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from glassworks.circuits.asked import Direction, Feature, Likely, Logit, Seen, Token, question, reading
-from glassworks.circuits.freeze import Captured
-from glassworks.circuits.linear import Targets
+from glassworks.circuits.engine.freeze import Captured
+from glassworks.circuits.engine.linear import Targets
 from glassworks.circuits.nodes import LOGIT, Nodes
 from glassworks.coders import Scope
 from glassworks.edits import FeatureRef

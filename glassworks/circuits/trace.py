@@ -13,16 +13,16 @@ import torch
 from torch import Tensor
 
 from glassworks.circuits.budget import Budget
-from glassworks.circuits.chosen import approximate, masked_positions, part_of, replacement
-from glassworks.circuits.freeze import Captured, Weights
+from glassworks.circuits.engine.chosen import approximate, masked_positions, part_of, replacement
+from glassworks.circuits.engine.freeze import Captured, Weights
+from glassworks.circuits.engine.jacobian import collect_cuts, derivatives, record
+from glassworks.circuits.engine.local import LocalModel, folded_weights, localise, run
+from glassworks.circuits.engine.rows import Progress, Rows, explore
+from glassworks.circuits.engine.sources import Sources
 from glassworks.circuits.graph import Graph
-from glassworks.circuits.jacobian import collect_cuts, derivatives, record
-from glassworks.circuits.local import LocalModel, folded_weights, localise, run
 from glassworks.circuits.nodes import EMBEDDING, ERROR, FEATURE, Nodes
 from glassworks.circuits.origin import Origin
 from glassworks.circuits.outcomes import Asked, Outcomes, choose, continued, sites_of
-from glassworks.circuits.rows import Progress, Rows, explore
-from glassworks.circuits.sources import Sources
 from glassworks.coders import Coder, Scope
 from glassworks.errors import BadInput
 from glassworks.models import Model, Prompt

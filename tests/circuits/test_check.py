@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from glassworks.circuits import Budget, Graph, trace
-from glassworks.circuits.effects import changes, direct, total
-from glassworks.circuits.statistics import correlation, mean_interval, wilson
+from glassworks.circuits.checks.effects import changes, direct, total
+from glassworks.circuits.checks.statistics import correlation, mean_interval, wilson
 from glassworks.errors import BadInput, NotFound
 from glassworks.models import Model
 from glassworks.sites import Site

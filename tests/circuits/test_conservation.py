@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from glassworks.circuits import Graph, trace
-from glassworks.circuits.chosen import masked_positions, replacement
-from glassworks.circuits.local import LocalModel, localise, run
+from glassworks.circuits.engine.chosen import masked_positions, replacement
+from glassworks.circuits.engine.local import LocalModel, localise, run
+from glassworks.circuits.engine.sweep import edges
 from glassworks.circuits.outcomes import choose, listed
-from glassworks.circuits.sweep import edges
 from glassworks.coders import JumpReLU, TopK, Transcoder
 from glassworks.errors import BadInput, NotFound, Unsupported
 from glassworks.models import load_model

@@ -5,7 +5,7 @@ from random import Random
 import pytest
 import torch
 
-from glassworks.circuits.control import NEAREST, matched
+from glassworks.circuits.checks.control import NEAREST, matched
 from glassworks.circuits.nodes import EMBEDDING, FEATURE, Nodes
 from glassworks.errors import BadInput
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from glassworks.circuits import Graph, trace
-from glassworks.circuits.aggregate import aggregate, load_aggregate
-from glassworks.circuits.compare import compare, stability
-from glassworks.circuits.keys import keyed
-from glassworks.circuits.predict import predict, recurring
-from glassworks.circuits.statistics import correlation, gap
-from glassworks.circuits.virtual import inputs_of
+from glassworks.circuits.checks.statistics import correlation, gap
+from glassworks.circuits.many.aggregate import aggregate, load_aggregate
+from glassworks.circuits.many.compare import compare, stability
+from glassworks.circuits.many.keys import keyed
+from glassworks.circuits.many.predict import predict, recurring
+from glassworks.circuits.many.virtual import inputs_of
 from glassworks.coders import Scope
 from glassworks.errors import BadInput, NotFound, Unsupported
 from glassworks.models import Model

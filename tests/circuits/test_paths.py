@@ -8,7 +8,7 @@ import torch
 
 from glassworks.circuits import Graph, Node, Nodes, trace
 from glassworks.circuits.origin import Origin
-from glassworks.circuits.paths import stations
+from glassworks.circuits.reading.paths import stations
 from tests.circuits.tiny import PROMPT, random_model, random_scope
 
 LABELS = {0: "wet, river -> boat", 1: "river, wet -> ship", 2: "dry, sand", 3: "", 4: "boat, ship -> sail"}

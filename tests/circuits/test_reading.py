@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from glassworks.circuits import Graph, trace
-from glassworks.circuits.measured import Bench
-from glassworks.circuits.minimal import _enough, _needed
-from glassworks.circuits.proposals import _joined
+from glassworks.circuits.checks.measured import Bench
+from glassworks.circuits.reading.minimal import _enough, _needed
+from glassworks.circuits.reading.proposals import _joined
 from glassworks.errors import BadInput
 from glassworks.models import Model
 from tests.circuits.tiny import PROMPT, random_model, random_scope

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from glassworks.circuits.chosen import part_of
+from glassworks.circuits.engine.chosen import part_of
 from glassworks.circuits.nodes import EMBEDDING, ERROR, FEATURE, LOGIT, PARTS, Node, Nodes
 from glassworks.circuits.outcomes import measured_at
 from glassworks.circuits.outcomes import values as outcome_values

@@ -16,9 +16,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from glassworks.circuits.formats.unpickle import Record, read_pt
 from glassworks.circuits.nodes import EMBEDDING, ERROR, FEATURE, LOGIT, Nodes
 from glassworks.circuits.origin import Origin
-from glassworks.circuits.unpickle import Record, read_pt
 from glassworks.errors import BadArtefact, Unsupported
 
 LIBRARIES = ("circuit_tracer", "transformer_lens")

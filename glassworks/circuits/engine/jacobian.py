@@ -14,11 +14,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from glassworks.circuits.chosen import ATTENTION
-from glassworks.circuits.freeze import Captured
-from glassworks.circuits.linear import Targets, Writes
+from glassworks.circuits.engine.chosen import ATTENTION
+from glassworks.circuits.engine.freeze import Captured
+from glassworks.circuits.engine.linear import Targets, Writes
+from glassworks.circuits.engine.sources import Active, Sources, encode
 from glassworks.circuits.nodes import PARTS
-from glassworks.circuits.sources import Active, Sources, encode
 from glassworks.coders import Coder
 from glassworks.errors import Unsupported
 from glassworks.models import Model

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from glassworks.circuits.nodes import FEATURE
-from glassworks.circuits.paths import Groups, words
+from glassworks.circuits.reading.paths import Groups, words
 from glassworks.circuits.traced import Traced
 from glassworks.edits import FeatureRef
 from glassworks.errors import NotFound

@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from glassworks.circuits.checks.statistics import known, mean_interval
 from glassworks.circuits.graph import Graph
-from glassworks.circuits.keys import Keys, flows, keyed, links
-from glassworks.circuits.statistics import known, mean_interval
+from glassworks.circuits.many.keys import Keys, flows, keyed, links
 from glassworks.errors import BadInput
 
 CHANGES = 200

@@ -6,7 +6,7 @@ Every sentence states a number of the graph; nothing is guessed. This module mus
 from collections.abc import Sequence
 
 from glassworks.circuits.nodes import EMBEDDING, ERROR, LOGIT
-from glassworks.circuits.paths import Path, propose
+from glassworks.circuits.reading.paths import Path, propose
 from glassworks.circuits.scores import Scores
 from glassworks.circuits.traced import Traced
 

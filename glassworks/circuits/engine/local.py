@@ -11,12 +11,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from glassworks.circuits.freeze import Captured, Weights, fold_attention, freeze_attention, needed
-from glassworks.circuits.linear import FrozenModel, Targets, biases, constants
+from glassworks.circuits.engine.freeze import Captured, Weights, fold_attention, freeze_attention, needed
+from glassworks.circuits.engine.linear import FrozenModel, Targets, biases, constants
+from glassworks.circuits.engine.sources import Sources, collect, feature_targets, outputs, preactivations
+from glassworks.circuits.engine.sweep import Block, edges
 from glassworks.circuits.nodes import PARTS
 from glassworks.circuits.outcomes import Outcomes
-from glassworks.circuits.sources import Sources, collect, feature_targets, outputs, preactivations
-from glassworks.circuits.sweep import Block, edges
 from glassworks.coders import Coder
 from glassworks.errors import BadInput
 from glassworks.models import Model, Prompt

@@ -13,11 +13,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from glassworks.circuits.measured import Bench
-from glassworks.circuits.replay import Replay, replay
-from glassworks.circuits.statistics import known
+from glassworks.circuits.checks.measured import Bench
+from glassworks.circuits.checks.replay import Replay, replay
+from glassworks.circuits.checks.statistics import known
+from glassworks.circuits.checks.trials import Direct, Effects, Silenced, circuit_tried, edges_tried, paths_tried, scale
 from glassworks.circuits.traced import Traced
-from glassworks.circuits.trials import Direct, Effects, Silenced, circuit_tried, edges_tried, paths_tried, scale
 from glassworks.coders import Scope
 from glassworks.errors import BadInput
 from glassworks.models import Model

@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from glassworks.circuits.chosen import ATTENTION, part_of
-from glassworks.circuits.freeze import Captured, Read, attention_bias, fold_read, read_place, through_output
-from glassworks.circuits.linear import Skip, Targets, Writes
+from glassworks.circuits.engine.chosen import ATTENTION, part_of
+from glassworks.circuits.engine.freeze import Captured, Read, attention_bias, fold_read, read_place, through_output
+from glassworks.circuits.engine.linear import Skip, Targets, Writes
 from glassworks.circuits.nodes import PARTS
 from glassworks.coders import Coder
 from glassworks.errors import BadInput

@@ -13,13 +13,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from glassworks.circuits.asked import reading
-from glassworks.circuits.chosen import approximate, masked_positions, replacement
+from glassworks.circuits.attention.loadings import Loadings, loadings
+from glassworks.circuits.attention.qk import HeadScore, head_score
+from glassworks.circuits.engine.chosen import approximate, masked_positions, replacement
+from glassworks.circuits.engine.local import LocalModel, localise, run
 from glassworks.circuits.graph import Graph
-from glassworks.circuits.loadings import Loadings, loadings
-from glassworks.circuits.local import LocalModel, localise, run
 from glassworks.circuits.nodes import Nodes
 from glassworks.circuits.outcomes import choose, sites_of
-from glassworks.circuits.qk import HeadScore, head_score
 from glassworks.circuits.trace import node_table
 from glassworks.coders import Scope
 from glassworks.errors import BadInput, NotFound, Unsupported

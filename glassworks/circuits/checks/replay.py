@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from glassworks.circuits.measured import Bench
+from glassworks.circuits.checks.measured import Bench
 from glassworks.models import Tap
 from glassworks.sites import Site
 

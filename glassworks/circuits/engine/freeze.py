@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from glassworks.circuits.linear import FrozenAttention, Targets
+from glassworks.circuits.engine.linear import FrozenAttention, Targets
 from glassworks.errors import Unsupported
 from glassworks.models import Model, Norm
 from glassworks.sites import Site

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from glassworks.circuits.linear import FrozenModel, Skip, Targets, Writes, carry
+from glassworks.circuits.engine.linear import FrozenModel, Skip, Targets, Writes, carry
 
 BLOCK = 2**24  # numbers in a block of covectors (64 MiB of float32): bounds the memory of a sweep
 CACHE = 2**20  # numbers that a processor's cache holds: blocks are no larger where they have rows enough

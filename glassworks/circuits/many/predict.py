@@ -15,12 +15,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from glassworks.circuits.control import NEAREST
-from glassworks.circuits.effects import changes, total
+from glassworks.circuits.checks.control import NEAREST
+from glassworks.circuits.checks.effects import changes, total
+from glassworks.circuits.checks.statistics import Correlation, correlation, gap, known, mean_interval
 from glassworks.circuits.graph import Graph
-from glassworks.circuits.keys import keyed
+from glassworks.circuits.many.keys import keyed
 from glassworks.circuits.nodes import LOGIT
-from glassworks.circuits.statistics import Correlation, correlation, gap, known, mean_interval
 from glassworks.coders import Scope
 from glassworks.edits import FeatureRef, ablate
 from glassworks.errors import BadInput

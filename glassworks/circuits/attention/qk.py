@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from glassworks.circuits.freeze import Captured, Read
-from glassworks.circuits.linear import Targets, biases, constants
-from glassworks.circuits.local import LocalModel
-from glassworks.circuits.sweep import edges
+from glassworks.circuits.engine.freeze import Captured, Read
+from glassworks.circuits.engine.linear import Targets, biases, constants
+from glassworks.circuits.engine.local import LocalModel
+from glassworks.circuits.engine.sweep import edges
 from glassworks.models import Model, Projection, Scorer
 
 BLOCK = 1024  # rows of the pairs' matrix at a time

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from glassworks.circuits.linear import FrozenAttention, FrozenModel, Skip, Targets, Writes
+from glassworks.circuits.engine.linear import FrozenAttention, FrozenModel, Skip, Targets, Writes
 
 
 @final

@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from glassworks.circuits.chosen import MLP_READS, replacement
-from glassworks.circuits.freeze import Read, fold_read, read_place
+from glassworks.circuits.engine.chosen import MLP_READS, replacement
+from glassworks.circuits.engine.freeze import Read, fold_read, read_place
 from glassworks.coders import Coder, Scope
 from glassworks.errors import BadInput, NotFound, Unsupported
 from glassworks.models import Model, Prompt

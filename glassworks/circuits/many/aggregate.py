@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from glassworks import artefacts
+from glassworks.circuits.checks.statistics import known, mean_interval, wilson
 from glassworks.circuits.graph import Graph
-from glassworks.circuits.keys import Keys, flows, keyed, links
-from glassworks.circuits.statistics import known, mean_interval, wilson
+from glassworks.circuits.many.keys import Keys, flows, keyed, links
 from glassworks.errors import BadArtefact
 
 EDGES = 500

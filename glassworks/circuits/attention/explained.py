@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from glassworks.circuits.attention import Attention, EdgeHeads
+from glassworks.circuits.attention.attention import Attention, EdgeHeads
+from glassworks.circuits.attention.qk import HeadScore
+from glassworks.circuits.formats.neuronpedia import node_entry, node_id
 from glassworks.circuits.graph import Graph
-from glassworks.circuits.neuronpedia import node_entry, node_id
-from glassworks.circuits.qk import HeadScore
 from glassworks.circuits.scores import edge_influence
 
 MOST_HEADS, MOST_PARTS = 8, 10

@@ -12,11 +12,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from glassworks.circuits.control import matched
-from glassworks.circuits.effects import changes, direct, total
-from glassworks.circuits.measured import FROZEN, Bench
+from glassworks.circuits.checks.control import matched
+from glassworks.circuits.checks.effects import changes, direct, total
+from glassworks.circuits.checks.measured import FROZEN, Bench
+from glassworks.circuits.checks.statistics import Correlation, correlation
 from glassworks.circuits.nodes import EMBEDDING, ERROR, FEATURE, LOGIT, PARTS
-from glassworks.circuits.statistics import Correlation, correlation
 from glassworks.circuits.traced import Traced
 
 TIMES = 16.0  # direct effects are linear, and a large change drowns the rounding

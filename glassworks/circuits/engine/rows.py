@@ -17,9 +17,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from glassworks.circuits.budget import Budget
-from glassworks.circuits.local import LocalModel
+from glassworks.circuits.engine.local import LocalModel
+from glassworks.circuits.engine.sweep import BLOCK, divide, sweep
 from glassworks.circuits.scores import TINY, hand_on
-from glassworks.circuits.sweep import BLOCK, divide, sweep
 from glassworks.errors import BadInput
 
 Progress = Callable[[int, int, float], None]

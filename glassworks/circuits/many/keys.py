@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from glassworks.circuits.nodes import ERROR, FEATURE, Node
-from glassworks.circuits.paths import alike, words
+from glassworks.circuits.reading.paths import alike, words
 from glassworks.circuits.traced import Traced
 from glassworks.errors import BadInput
 

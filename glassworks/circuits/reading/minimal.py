@@ -13,9 +13,9 @@ from typing import Any, final
 
 import torch
 
-from glassworks.circuits.measured import Bench
+from glassworks.circuits.checks.measured import Bench
+from glassworks.circuits.checks.statistics import known
 from glassworks.circuits.nodes import FEATURE, LOGIT
-from glassworks.circuits.statistics import known
 from glassworks.circuits.traced import Traced
 from glassworks.coders import Scope
 from glassworks.errors import BadInput

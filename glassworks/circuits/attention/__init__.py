@@ -1,0 +1,1 @@
+"""Attention, explained: which heads carry an edge, and what made them look."""

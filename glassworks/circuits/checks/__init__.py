@@ -1,0 +1,1 @@
+"""Checks: what a graph claims, held against the running model."""

@@ -1,0 +1,1 @@
+"""Many prompts: what recurs, what differs, and what it predicts."""

@@ -1,0 +1,1 @@
+"""Reading a graph: its paths, groups, story, and the least that is enough."""
