@@ -16,9 +16,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from glassworks import artefacts
-from glassworks.circuits.formats import circuit_tracer, neuronpedia
 from glassworks.circuits.checks.check import Check, check
 from glassworks.circuits.checks.control import matched
+from glassworks.circuits.formats import circuit_tracer, neuronpedia
 from glassworks.circuits.nodes import EMBEDDING, ERROR, FEATURE, LOGIT, Nodes
 from glassworks.circuits.origin import Origin
 from glassworks.circuits.prune import prune

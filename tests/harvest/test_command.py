@@ -75,7 +75,7 @@ def test_mistakes_are_one_line(run, text, words: list[str], message: str):
 
 @pytest.mark.slow
 def test_an_interrupted_harvest_goes_on(tmp_path):
-    (tmp_path / "t.txt").write_text("\n\n".join([TEXT] * 300))
+    (tmp_path / "t.txt").write_text("\n\n".join([TEXT] * 5000))
     command = [sys.executable, "-m", "glassworks", *WORDS[:-1], str(tmp_path / "store"), "--batch", "256"]
     command[command.index("t.txt")] = str(tmp_path / "t.txt")
     process = subprocess.Popen([*command, "--shard", "1"], stderr=subprocess.PIPE, text=True)
