@@ -82,7 +82,7 @@ def held_out(model: gw.Model, texts: list[str]) -> list[list[int]]:
     found = []
     for text in reversed(texts[STORIES:]):
         later = text.split("\n\n")[1:]
-        tokens = model.tokens(later[0]).tolist() if later else []
+        tokens = model.tokens(later[0][: 8 * TOKENS]).tolist() if later else []
         if len(tokens) >= TOKENS and len(found) < PROMPTS:
             found.append(tokens[:TOKENS])
     return found
