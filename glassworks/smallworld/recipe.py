@@ -5,9 +5,13 @@ readable from its embedding), and the circuit that the world is there for never 
 training runs.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from glassworks.errors import NotFound, nearest
+
+Entry = TypeVar("Entry")
 
 
 @dataclass(frozen=True)
@@ -68,9 +72,7 @@ def size_of(name: str) -> Size:
     Raises:
         NotFound: if the family has no such member.
     """
-    if name not in SIZES:
-        raise NotFound(f"There is no recipe for {name!r}; {nearest(name, SIZES)}.")
-    return SIZES[name]
+    return _found(name, SIZES)
 
 
 def recipe_of(name: str) -> Recipe:
@@ -79,6 +81,10 @@ def recipe_of(name: str) -> Recipe:
     Raises:
         NotFound: if the family has no such member.
     """
-    if name not in RECIPES:
-        raise NotFound(f"There is no recipe for {name!r}; {nearest(name, RECIPES)}.")
-    return RECIPES[name]
+    return _found(name, RECIPES)
+
+
+def _found(name: str, table: Mapping[str, Entry]) -> Entry:
+    if name not in table:
+        raise NotFound(f"There is no recipe for {name!r}; {nearest(name, table)}.")
+    return table[name]
