@@ -27,6 +27,7 @@ bench: $(READY)  ## Timings; they write JSON to benchmarks/results.
 	$(BIN)/python benchmarks/trace.py
 	$(BIN)/python benchmarks/coders.py
 	$(BIN)/python benchmarks/store.py
+	$(BIN)/python benchmarks/edits.py
 	$(BIN)/python benchmarks/training.py --budget-minutes 120
 	$(BIN)/python benchmarks/training_end_to_end.py
 

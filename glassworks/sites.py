@@ -37,6 +37,7 @@ KINDS: dict[str, SiteKind] = {
     "resid_mid": SiteKind("residual stream between attention and MLP; a parallel block has none", "d_model"),
     "mlp_in_pregain": SiteKind("input of the MLP after its norm, before the norm's gain and bias", "d_model"),
     "mlp_in": SiteKind("input of the MLP: after its norm with gain", "d_model"),
+    "mlp_neurons": SiteKind("input of the MLP's down projection: its neurons, after the gate", "d_mlp"),
     "mlp_out": SiteKind("what the MLP adds to the residual stream: after its post-norm", "d_model"),
     "resid_post": SiteKind("residual stream after the block", "d_model"),
     "attn_norm_scale": SiteKind("factor of the norm before attention (1 / rms or 1 / sigma)", "1"),

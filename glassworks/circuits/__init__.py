@@ -8,6 +8,7 @@ from glassworks.circuits.attention.attention import Attention, explain_attention
 from glassworks.circuits.attention.explained import annotate, attention_values, edge_values, score_values
 from glassworks.circuits.budget import Budget
 from glassworks.circuits.checks.check import Check
+from glassworks.circuits.circuit import Circuit, Group, cut, load_circuit, read_circuit, read_head, reply_graphs
 from glassworks.circuits.graph import Graph, load_graph
 from glassworks.circuits.many.aggregate import Aggregate, aggregate, load_aggregate
 from glassworks.circuits.many.compare import Difference, Stability, compare, stability
@@ -28,11 +29,13 @@ __all__ = [
     "Attention",
     "Budget",
     "Check",
+    "Circuit",
     "Continuation",
     "Difference",
     "Direction",
     "Feature",
     "Graph",
+    "Group",
     "Inputs",
     "Likely",
     "Logit",
@@ -50,14 +53,19 @@ __all__ = [
     "annotate",
     "attention_values",
     "compare",
+    "cut",
     "edge_values",
     "explain_attention",
     "inputs_of",
     "load_aggregate",
+    "load_circuit",
     "load_graph",
     "parse",
     "predict",
+    "read_circuit",
     "read_direction",
+    "read_head",
+    "reply_graphs",
     "score_values",
     "stability",
     "trace",

@@ -9,19 +9,25 @@ from typing import Annotated
 import typer
 
 from glassworks import __version__
+from glassworks.cli.ablate import ablate
 from glassworks.cli.attention import attention
 from glassworks.cli.check import check as check_graph
-from glassworks.cli.compare import batch, diff, weights
+from glassworks.cli.compare import compare
 from glassworks.cli.evaluate import evaluate
 from glassworks.cli.export import export
 from glassworks.cli.harvest import harvest
 from glassworks.cli.info import info, models
+from glassworks.cli.many import batch, diff, weights
+from glassworks.cli.patch import patch
 from glassworks.cli.scope import scope, verify
 from glassworks.cli.serve import serve
 from glassworks.cli.smallworld import build, check
+from glassworks.cli.steer import steer, sweep
 from glassworks.cli.summary import summary
 from glassworks.cli.trace import trace
 from glassworks.cli.train import train
+from glassworks.cli.transfer import app as transfer
+from glassworks.cli.transfer_graft import evaluate_graft, graft
 from glassworks.errors import GlassworksError
 
 app = typer.Typer(
@@ -37,11 +43,16 @@ smallworld = typer.Typer(help="The embedded default models: build them again, or
 for verb in (trace, attention, serve, models, info, scope, verify, harvest, train, evaluate):
     app.command()(verb)
 app.command("check")(check_graph)
-for verb in (summary, export, batch, diff, weights):
+for verb in (summary, export, batch, diff, weights, compare):
+    app.command()(verb)
+for verb in (steer, ablate, patch, sweep):
     app.command()(verb)
 for verb in (build, check):
     smallworld.command()(verb)
 app.add_typer(smallworld, name="smallworld")
+transfer.command()(graft)
+transfer.command("eval")(evaluate_graft)
+app.add_typer(transfer, name="transfer")
 
 
 def main() -> None:

@@ -1,179 +1,225 @@
-"""`glassworks batch`, `diff` and `weights`: beyond one prompt."""
+"""`glassworks compare`: what models have in common, what one has alone, and how features change with depth."""
 
-import json
+from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from glassworks.cli.options import Json, Model, lines_of, opened, show
-from glassworks.cli.trace import HOME, scope_of, slug
+from glassworks.cli.options import Json, lines_of, show
 from glassworks.errors import BadInput
 
 if TYPE_CHECKING:
-    from glassworks.circuits import Aggregate, Difference, Prediction, Stability
+    from glassworks.circuits import Graph
+    from glassworks.coders import Scope
+    from glassworks.models import Model
+    from glassworks.transfer import Comparison, Evolution, Paired, Sought
 
-Scope = Annotated[str | None, typer.Option("--scope", "-s", help="The transcoders; the model's own if unset.")]
-CHUNK = 8
-"""So many prompts are traced at once."""
-MOST = 12
-"""Rows of a printed table."""
+COUNT = 2000
+SHOWN = 10
+
+Both = tuple["Model", "Scope"]
 
 
-def batch(
-    file: Annotated[Path, typer.Argument(help="A text file: a prompt a line; empty lines part sets of paraphrases.")],
-    model: Model = "smallworld",
-    scope: Scope = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the graphs and the aggregate.")] = None,
-    unseen: Annotated[
-        Path | None, typer.Option("--unseen", help="Prompts to predict edits on: a prompt a line.")
+def compare(
+    models: Annotated[
+        list[str], typer.Argument(help="One model: its layers. Two: what they share. More: every two of them.")
+    ],
+    scope_a: Annotated[str, typer.Option(help="Scope of the first model; its own if unset.")] = "",
+    scope_b: Annotated[
+        list[str] | None, typer.Option(help="Scope of the second model, and once more for each further one.")
     ] = None,
-    size: Annotated[int, typer.Option("--size", help="How many features the predicting circuit has.")] = 8,
-    seed: Annotated[int, typer.Option("--seed", help="Of what is drawn.")] = 0,
+    text: Annotated[
+        list[str] | None,
+        typer.Option("--text", "-t", help="Text files, folders or hf: data sets; an embedded world's own if unset."),
+    ] = None,
+    count: Annotated[int, typer.Option(help="How many documents at the most.", min=8)] = COUNT,
+    coders: Annotated[str, typer.Option(help="Only coders of this name, site or kind: mlp_in, resid_post.2.")] = "",
+    bridge: Annotated[
+        Path | None, typer.Option(help="A bridge between two models, to compare what they write.")
+    ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="Prompts, one a line, that both models are traced on, to compare edges.")
+    ] = None,
+    crosscoder: Annotated[
+        str, typer.Option(help="A scope with a crosscoder over both models, to compare what its latents write.")
+    ] = "",
+    seed: Annotated[int, typer.Option(help="Of what is drawn.")] = 0,
+    page: Annotated[Path | None, typer.Option(help="Write tables and pictures to this HTML file.")] = None,
+    device: Annotated[str, typer.Option(help="Where to compute.")] = "cpu",
     as_json: Json = False,
 ) -> None:
-    """Trace many prompts: what recurs, whether paraphrases agree, and what the circuit predicts on other prompts."""
+    """Compare models feature by feature, or the layers of one model, with chance and intervals beside every share."""
     from rich.console import Console
 
-    sets = _sets(lines_of(file))
-    others = [each for each in lines_of(unseen) if each] if unseen else []
-    folder = out or HOME / slug(file.stem)
-    with Console(stderr=True).status("Loading the model ...") as status:
-        import glassworks as gw
-        from glassworks import artefacts
-        from glassworks.circuits import aggregate, predict, stability, traces
-
-        artefacts.check_output(folder / "aggregate", "aggregate")
-        loaded, coders = gw.load_model(model), scope_of(scope, model)
-        prompts = [prompt for each in sets for prompt in each]
-        graphs = []
-        for start in range(0, len(prompts), CHUNK):
-            status.update(f"Tracing ... {start} of {len(prompts)} prompts")
-            graphs += traces(loaded, coders, prompts[start : start + CHUNK])
-        status.update("Comparing ...")
-        found = aggregate(graphs)
-        places = iter(graphs)
-        stable = stability([[next(places) for _ in each] for each in sets], seed) if _several(sets) else None
-        predicted = predict(loaded, coders, graphs, others, size, seed) if others else None
-    found.save(folder / "aggregate")
-    for number, graph in enumerate(graphs, 1):
-        graph.save(folder / f"{number:03}-{slug(graph.prompt)}")
-    parts = {"aggregate": found, "stability": stable, "prediction": predicted}
-    if as_json:
-        told = {name: part.plain() for name, part in parts.items() if part is not None}
-        print(json.dumps(told | {"folder": str(folder)}, ensure_ascii=False))
-    else:
-        show(_recurring(found) | _stable(stable) | _predicted(predicted) | {"written": str(folder)}, False)
+    scopes = [scope_a or models[0], *(scope_b or models[1:])]
+    if len(scopes) != len(models):
+        raise BadInput(
+            f"There are {len(models)} models and {len(scopes)} scopes; give --scope-b once for each further."
+        )
+    if len(models) != 2 and (bridge or prompts or crosscoder):
+        raise BadInput(f"--bridge, --prompts and --crosscoder are about two models; {len(models)} were given.")
+    with Console(stderr=True).status("Comparing ..."):
+        loaded = [_loaded(*pair, device) for pair in zip(models, scopes, strict=True)]
+        texts = _texts([model for model, _ in loaded], text or [], count)
+        if len(loaded) == 1:
+            result = _layers(loaded[0], texts, coders, seed, page)
+        else:
+            extra = {"bridge": bridge, "prompts": prompts, "crosscoder": crosscoder}
+            found = [_pair(*pair, texts, coders, seed, extra) for pair in combinations(loaded, 2)]
+            result = _models(found, page)
+    show(result["plain"] if as_json else result["tables"], as_json)
 
 
-def diff(
-    first: Annotated[Path, typer.Argument(help="A graph: its folder, or a file of another program.")],
-    second: Annotated[Path, typer.Argument(help="Another graph.")],
-    by: Annotated[
-        str, typer.Option("--by", help="Match features by 'feature' or, in other scopes, by 'label'.")
-    ] = "feature",
-    as_json: Json = False,
-) -> None:
-    """Tell how two graphs differ: two prompts, a base model and its instruct version, or two sizes."""
-    from glassworks.circuits import compare
+def _loaded(model: str, scope: str, device: str) -> Both:
+    from glassworks.coders import load_scope
+    from glassworks.models import load_model
 
-    found = compare(opened(first), opened(second), by)
-    show(found.plain() if as_json else _differs(found), as_json)
+    return load_model(model, device=device), load_scope(scope).to(device)
 
 
-def weights(
-    feature: Annotated[str, typer.Argument(help="The feature that is fed, like mlp_in.2/17.")],
-    text: Annotated[Path, typer.Option("--text", help="Text that it is active on: a prompt a line.")],
-    model: Model = "smallworld",
-    scope: Scope = None,
-    most: Annotated[int, typer.Option("--most", help="How many sources to tell.")] = 20,
-    as_json: Json = False,
-) -> None:
-    """Tell which features feed a feature on every prompt: virtual weights, corrected for co-activation."""
-    prompts = [each for each in lines_of(text) if each]
-    from glassworks import load_model
-    from glassworks.circuits import inputs_of
+def _texts(models: "Sequence[Model]", text: Sequence[str], count: int) -> "list[Paired]":
+    """What to read: the user's text, or documents of the small world that no model was trained on."""
+    from itertools import islice
 
-    coders = scope_of(scope, model)
-    if coders is None:
-        raise BadInput("Global weights are between features of a scope; give one.")
-    found = inputs_of(load_model(model), coders, feature, prompts, most).plain()
-    show(found, as_json)
+    from glassworks import hub, smallworld
+    from glassworks.harvest import Corpus
+    from glassworks.transfer import readable
+
+    if text:
+        return list(readable(models[0], models[-1], Corpus(tuple(text), documents=count)))
+    strangers = [model.name for model in models if model.name not in (*hub.ALIASES, *hub.embedded())]
+    if strangers:
+        raise BadInput(f"Say with --text what to read; {strangers[0]} is no embedded model, which has its own.")
+    chats = any(getattr(model.tokenizer, "chat_template", None) for model in models)
+    stream = smallworld.finetuning if chats else smallworld.stream
+    return [document.text for document in islice(stream(1001, 0, "held_out"), count)]
 
 
-def _sets(lines: list[str]) -> list[list[str]]:
-    """Prompts, in sets that empty lines part; BadInput where there are none."""
-    sets: list[list[str]] = [[]]
-    for line in lines:
-        sets = [*sets, []] if not line.strip() else [*sets[:-1], [*sets[-1], line]]
-    found = [each for each in sets if each]
-    if not found:
-        raise BadInput("The file has no prompts; write one a line.")
-    return found
+def _layers(one: Both, texts: "list[Paired]", coders: str, seed: int, page: Path | None) -> dict[str, Any]:
+    from glassworks.transfer import evolution_page, evolve
+
+    found = evolve(*one, texts, coders, seed)
+    if page:
+        page.write_text(evolution_page(found), encoding="utf-8")
+    return {"plain": found.plain(), "tables": _followed(found)}
 
 
-def _several(sets: list[list[str]]) -> bool:
-    return len(sets) > 1 and min(map(len, sets)) > 1
+def _pair(one: Both, other: Both, texts: "list[Paired]", coders: str, seed: int, extra: dict[str, Any]) -> "Comparison":
+    from glassworks import transfer
+    from glassworks.coders import Crosscoder, load_scope
+    from glassworks.transfer import Comparison
+
+    (a, scope_a), (b, scope_b) = one, other
+    known = transfer.load_bridge(extra["bridge"]) if extra["bridge"] else None
+    joint = list(load_scope(extra["crosscoder"]).coders.values()) if extra["crosscoder"] else []
+    if joint and (len(joint) > 1 or not isinstance(joint[0], Crosscoder)):
+        raise BadInput(f"The scope {extra['crosscoder']} holds more or other than one crosscoder; give one that does.")
+    if known:
+        known.check(a, b)
+    scopes, tuned = (scope_a, scope_b), transfer.share_basis(a, b)
+    found = transfer.match_features(a, b, scopes, texts, coders, seed)
+    carry = transfer.over(known) if known else transfer.unchanged if tuned else None
+    graphs = _graphs(one, other, extra["prompts"]) if extra["prompts"] else None
+    return Comparison(
+        matching=found,
+        written=None if carry is None else transfer.written(found.forward, carry),
+        wiring=None if graphs is None else transfer.wiring(*graphs, found.forward, seed),
+        scaling=transfer.scale_features(a, b, scopes, texts, coders) if tuned else None,
+        joint=transfer.scale_crosscoder(joint[0], a, b, texts) if joint else None,
+    )
 
 
-def _recurring(found: "Aggregate") -> dict[str, Any]:
-    features = [
-        {
-            "feature": each.name,
-            "place": each.place,
-            "prompts": f"{each.prompts} of {len(found.prompts)}",
-            "influence": each.influence,
-            "activation": each.activation,
-        }
-        for each in found.features[:MOST]
-    ]
-    edges = [
-        {
-            "edge": f"{found.nodes[each.source].name} -> {found.nodes[each.target].name}",
-            "prompts": f"{each.prompts} of {len(found.prompts)}",
-            "share": each.share,
-            "same sign": each.agreement,
-        }
-        for each in found.edges
-        if found.nodes[each.source].kind == found.nodes[each.target].kind == "feature"
-    ][:MOST]
-    scores = {"replacement": _interval(found.replacement), "completeness": _interval(found.completeness)}
-    return {"prompts": len(found.prompts)} | scores | {"conservation": found.conservation} | _tables(features, edges)
+def _graphs(one: Both, other: Both, file: Path) -> "tuple[list[Graph], list[Graph]]":
+    from glassworks.circuits import traces
+
+    asked = [each for each in lines_of(file) if each.strip()]
+    if not asked:
+        raise BadInput(f"The file {file} has no prompts; write one a line.")
+    first, second = (traces(model, scope, asked) for model, scope in (one, other))
+    return first, second
 
 
-def _tables(features: list[dict[str, Any]], edges: list[dict[str, Any]]) -> dict[str, Any]:
-    return {name: rows for name, rows in {"recurring features": features, "recurring edges": edges}.items() if rows}
+def _models(found: "list[Comparison]", page: Path | None) -> dict[str, Any]:
+    from glassworks.transfer import family_page, pair_page
+
+    if page:
+        page.write_text(pair_page(found[0]) if len(found) == 1 else family_page(found), encoding="utf-8")
+    plain = found[0].plain() if len(found) == 1 else {"pairs": [each.plain() for each in found]}
+    return {"plain": plain, "tables": {name: value for each in found for name, value in _shared(each).items()}}
 
 
-def _stable(found: "Stability | None") -> dict[str, Any]:
-    if found is None:
-        return {}
-    text = f"paraphrases {_interval(found.within)}, other prompts {_interval(found.between)}, p {found.p:.3f}"
-    return {"similarity": text}
-
-
-def _predicted(found: "Prediction | None") -> dict[str, Any]:
-    if found is None:
-        return {}
-    return {
-        "unseen prompts": f"edits predicted with r {found.predicted} ({found.predicted.pairs} edits)",
-        "random circuit": f"r {found.control}; its edits by the circuit's numbers: r {found.swapped}",
-        "better by": _interval(found.better),
-        "one feature": f"moves the outcome by {_interval(found.moved)}",
-        "a random one": f"by {_interval(found.moved_random)}",
+def _shared(found: "Comparison") -> dict[str, Any]:
+    """What a terminal holds of one comparison, in tables whose names tell the models apart."""
+    both, listed = found.matching, found.matching.forward.matches(SHOWN)
+    shown = ("feature", "label", "partner", "partner_label", "r")
+    facts: dict[str, Any] = {
+        f"{both.a} in {both.b}": _rows(both.forward),
+        f"{both.b} in {both.a}": _rows(both.backward),
+        f"features of {both.a} and {both.b}": [{name: each[name] for name in shown} for each in listed],
+        f"figures of {both.a} and {both.b}": [{"figure": name, "value": value} for name, value in _figures(found)],
     }
+    for name, part in (("scaling", found.scaling), ("crosscoder", found.joint)):
+        if part:
+            facts[f"only in one of {both.a} and {both.b}, by {name}"] = [
+                {key: value[0] if isinstance(value, list) else value for key, value in each.items()}
+                for each in part.records(SHOWN)
+            ]
+    return {name: value for name, value in facts.items() if value}
 
 
-def _differs(found: "Difference") -> dict[str, Any]:
-    def rows(changes: Any) -> list[dict[str, Any]]:
-        return [
-            {"what": each.name, "kind": each.kind, "first": each.first, "second": each.second}
-            for each in changes[:MOST]
-        ]
+def _figures(found: "Comparison") -> list[tuple[str, str]]:
+    """The figures that are one number, each with its interval."""
+    told = [("each other's best partners", f"{int(found.matching.mutual.sum()):,}")]
+    if found.written:
+        told += [("cosine of what they write", _told(found.written.mean))]
+        told += [("its rank among all features (chance 0.5)", _told(found.written.mean_rank))]
+    if found.wiring:
+        wired = found.wiring
+        told += [(f"of {wired.edges} edges of A, in B", _told(wired.kept))]
+        told += [("with partners dealt at random", f"{wired.chance:.3g}, p {wired.p:.3f}")]
+    if found.scaling:
+        told += [(f"share new in {found.matching.b}", _told(found.scaling.share))]
+    if found.joint:
+        told += [("share of the crosscoder's latents of B that are new", _told(found.joint.share))]
+    return told
 
-    facts = {"similarity": found.similarity, "tokens": found.tokens, "edges": found.edges}
-    return facts | {"nodes that differ": rows(found.nodes), "edges that differ": rows(found.links)}
+
+def _rows(side: "Sought") -> list[dict[str, Any]]:
+    return [
+        {
+            "coder": row.coder,
+            "alive": row.alive,
+            "found": _told(row.found),
+            "r": _told(row.r),
+            "r of random features": row.chance,
+            "r of dealt partners": row.dealt,
+        }
+        for row in side.rows
+    ]
 
 
-def _interval(value: tuple[float, float, float]) -> str:
+def _followed(found: "Evolution") -> dict[str, Any]:
+    steps = [
+        {
+            "step": f"{each.lower} -> {each.upper}",
+            "found above": _told(each.going_on),
+            "found below": _told(each.known),
+            "chained": each.chained,
+            "split": each.split,
+            "merged": each.merged,
+            "r": each.r,
+            "cosine": each.cosine,
+        }
+        for each in found.steps
+    ]
+    chains = [
+        {"chain": " -> ".join(each.features), "label": each.labels[0], "last label": each.labels[-1]}
+        for each in found.chains[:SHOWN]
+    ]
+    return {"steps": steps} | ({"chains": chains} if chains else {})
+
+
+def _told(value: tuple[float, float, float]) -> str:
     return f"{value[0]:.3g} [{value[1]:.3g}, {value[2]:.3g}]"

@@ -28,6 +28,9 @@ class LiveSkips:
     coders: tuple[Coder, ...]
     first: int
 
+    frozen = ()
+    stepwise = False
+
     def __str__(self) -> str:
         return f"keep {len(self.coders)} skips live"
 

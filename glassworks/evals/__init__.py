@@ -3,7 +3,7 @@
 from glassworks.evals.fidelity import Fidelity, Meter, fidelity
 from glassworks.evals.losses import Losses
 from glassworks.evals.measure import described, fidelities, measure, recordings, sets
-from glassworks.evals.page import document, page, section, table
+from glassworks.evals.page import page
 from glassworks.evals.replaced import Replacement, Stand, Stands, coded, constant, replacing
 from glassworks.evals.strata import strata
 from glassworks.evals.trials import Recovered, Trial, recovered
@@ -20,7 +20,6 @@ __all__ = [
     "coded",
     "constant",
     "described",
-    "document",
     "fidelities",
     "fidelity",
     "measure",
@@ -28,8 +27,6 @@ __all__ = [
     "recordings",
     "recovered",
     "replacing",
-    "section",
     "sets",
     "strata",
-    "table",
 ]

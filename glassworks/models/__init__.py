@@ -3,7 +3,9 @@
 from glassworks.models.architectures import families
 from glassworks.models.load import load_model, load_vocabulary
 from glassworks.models.model import Edit, Model, Prediction
+from glassworks.models.run import Run
 from glassworks.models.scoring import Projection, Scorer
+from glassworks.models.skipping import starting
 from glassworks.models.taps import Tap
 from glassworks.models.vocabulary import Prompt, Vocabulary
 from glassworks.models.weights import Block, Norm
@@ -16,10 +18,12 @@ __all__ = [
     "Prediction",
     "Projection",
     "Prompt",
+    "Run",
     "Scorer",
     "Tap",
     "Vocabulary",
     "families",
     "load_model",
     "load_vocabulary",
+    "starting",
 ]

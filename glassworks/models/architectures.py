@@ -30,6 +30,7 @@ class Architecture:
         attention: name of attention in a layer.
         values: name in attention of the projection to values, or of one fused projection that ends with them.
         output: name in attention of the projection back to the residual stream.
+        down: name in the MLP of the projection back to the residual stream.
         gain_offset: what is added to a norm's weight to give its gain.
         interleaved: whether the fused projection keeps (query, key, value) of each head together.
     """
@@ -42,6 +43,7 @@ class Architecture:
     attention: str = "self_attn"
     values: str = "v_proj"
     output: str = "o_proj"
+    down: str = "down_proj"
     gain_offset: float = 0.0
     interleaved: bool = False
 
@@ -59,6 +61,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         attention="attn",
         values="c_attn",
         output="c_proj",
+        down="c_proj",
     ),
     "GPTNeoXForCausalLM": Architecture(
         "gpt_neox",
@@ -67,6 +70,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         attention="attention",
         values="query_key_value",
         output="dense",
+        down="dense_4h_to_h",
         interleaved=True,
     ),
     "LlamaForCausalLM": Architecture("llama"),
@@ -120,12 +124,12 @@ class Anatomy:
         self.parallel = bool(getattr(self.layers[0], "use_parallel_residual", False))
 
     def part(self, name: str, layer: int | None = None) -> nn.Module | None:
-        """Find a part: layer, attention, output, mlp, a norm of `row.norms`, final_norm, hf, or None."""
+        """Find a part: layer, attention, output, mlp, down, a norm of `row.norms`, final_norm, hf, or None."""
         if layer is None:
             return {"hf": self.hf, "final_norm": self.final_norm, "layer": self.layers[0]}[name]
         block = self.layers[layer]
-        if name in ("layer", "mlp"):
-            return block if name == "layer" else block.get_submodule("mlp")
+        if name in ("layer", "mlp", "down"):
+            return block.get_submodule({"layer": "", "mlp": "mlp", "down": f"mlp.{self.row.down}"}[name])
         if name in ("attention", "output"):
             attention = block.get_submodule(self.row.attention)
             return attention if name == "attention" else attention.get_submodule(self.row.output)

@@ -33,7 +33,9 @@ def capture_batch(
     batch_size: int,
 ) -> dict[Site, Tensor]:
     """Keep the values of sites for stacked prompts, (prompt, token, width...), nan beyond each prompt's length."""
-    parts = [_capture(hf, taps, chunk, sites) for chunk in ids.split(batch_size)]
+    starts = range(0, len(ids), batch_size)
+    chunks = [slice(start, start + batch_size) for start in starts]
+    parts = [_capture(hf, taps, ids[chunk], lengths[chunk], sites) for chunk in chunks]
     values = {site: torch.cat([part[site] for part in parts]) if len(parts) > 1 else parts[0][site] for site in sites}
     if min(lengths) < ids.shape[1]:
         beyond = torch.arange(ids.shape[1])[None] >= torch.tensor(lengths)[:, None]
@@ -41,7 +43,9 @@ def capture_batch(
     return values
 
 
-def _capture(hf: nn.Module, taps: Taps, ids: Tensor, sites: Sequence[Site]) -> dict[Site, Tensor]:
+def _capture(
+    hf: nn.Module, taps: Taps, ids: Tensor, lengths: Sequence[int], sites: Sequence[Site]
+) -> dict[Site, Tensor]:
     values: dict[Site, Tensor] = {}
 
     def keep(site: Site) -> Callable[[Tensor], None]:
@@ -52,7 +56,7 @@ def _capture(hf: nn.Module, taps: Taps, ids: Tensor, sites: Sequence[Site]) -> d
 
         return tap
 
-    with taps.added({site: keep(site) for site in sites}), suppress(_Enough):
+    with taps.reading(lengths), taps.added({site: keep(site) for site in sites}), suppress(_Enough):
         hf(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
     return values
 

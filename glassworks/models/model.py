@@ -4,9 +4,11 @@ It binds the room's parts together and computes nothing itself. It must not know
 what changes a model arrives as an `Edit`.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from math import prod
 from typing import Any, Protocol, final, runtime_checkable
 
 import torch
@@ -19,7 +21,7 @@ from glassworks.models.architectures import Anatomy
 from glassworks.models.attention import NAME
 from glassworks.models.capture import capture_batch, padded
 from glassworks.models.generate import continue_tokens
-from glassworks.models.places import kinds
+from glassworks.models.places import kinds, locate
 from glassworks.models.replay import replaying, sites_of
 from glassworks.models.scoring import Scorer, read_scorer
 from glassworks.models.taps import Tap, Taps
@@ -44,6 +46,16 @@ class Edit(Protocol):
     @property
     def reads(self) -> Sequence[Site]:
         """Sites whose clean values it needs where MLP outputs are frozen."""
+        ...
+
+    @property
+    def frozen(self) -> Sequence[str]:
+        """What must stay as it is while it acts: any of `patterns`, `norms` and `mlps`."""
+        ...
+
+    @property
+    def stepwise(self) -> bool:
+        """Whether its taps are right under a key-value cache: see `TapSet`."""
         ...
 
     def taps(self, model: "Model", clean: Mapping[Site, Tensor] | None) -> Mapping[Site, Tap]:
@@ -189,6 +201,21 @@ class Model:
             Site(each, layer) for each in names for layer in (range(self.n_layers) if KINDS[each].layered else [None])
         ]
 
+    def width(self, site: Site) -> int:
+        """How many numbers a site has at a token; 0 for patterns, which have as many as there are keys.
+
+        Raises:
+            NotFound: the model has no such site.
+        """
+        locate(self._anatomy, site)
+        counts = {"d_model": self.d_model, "d_mlp": self.d_mlp, "d_head": self.d_head, "heads": self.n_heads}
+        counts |= {"kv_heads": self.n_kv_heads, "vocabulary": self.vocab_size, "key": 0, "1": 1}
+        return prod(counts[word] for word in re.split(r" [x*] ", KINDS[site.kind].shape))
+
+    def spans(self, tokens: Sequence[int]) -> list[tuple[int, int]]:
+        """The characters of the text that each token shows, first and one after the last; none for special tokens."""
+        return self._vocabulary.spans(tokens)
+
     def tokens(self, prompt: Prompt) -> Int[Tensor, " token"]:
         """Turn a prompt into token ids on the model's device.
 
@@ -236,7 +263,10 @@ class Model:
             frozen: any of `patterns` (attention), `norms` (scales) and `mlps` (outputs), which keep the values that
                 they have without these edits on the same tokens; edits come on top of them. Costs a second run.
                 With `mlps` frozen edits change from the clean values, so what is seen are direct effects.
+                What an edit itself asks to be frozen is frozen for all edits of the call.
         """
+        if not isinstance(frozen, str):
+            frozen = tuple(dict.fromkeys([*frozen, *(part for edit in edits for part in edit.frozen)]))
         sites, direct = sites_of(self.taps, frozen), "mlps" in frozen
         with ExitStack() as stack:
             clean = None
@@ -244,7 +274,7 @@ class Model:
                 also = [site for edit in edits for site in edit.reads] if direct else []
                 clean = stack.enter_context(replaying(self.taps, self.hf, sites, also))
             for edit in edits:
-                stack.enter_context(self.taps.added(edit.taps(self, clean if direct else None)))
+                stack.enter_context(self.taps.added(edit.taps(self, clean if direct else None), edit.stepwise))
             yield
 
     def capture(
@@ -300,8 +330,11 @@ class Model:
             seed: of the sampling.
 
         Returns:
-            The text that was added. Edited and tapped models run every step on the whole text, without a cache.
+            The text that was added. Tapped models, and those with frozen parts, run every step on the whole text,
+            without a cache.
         """
         tokens = self.tokens(prompt)
         most = min(max_new_tokens, self.context_length - len(tokens))
-        return self._vocabulary.decode(continue_tokens(self.hf, tokens, most, temperature, seed, not self.taps.stack))
+        with self.taps.reading([len(tokens)]):
+            added = continue_tokens(self.hf, tokens, most, temperature, seed, self.taps.stepwise)
+        return self._vocabulary.decode(added)

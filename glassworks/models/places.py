@@ -28,6 +28,7 @@ PLACES: dict[str, tuple[str, str]] = {
     "resid_mid": ("mlp_norm|mlp", "stream"),
     "mlp_in_pregain": ("mlp_norm", "norm"),
     "mlp_in": ("mlp", "input"),
+    "mlp_neurons": ("down", "input"),
     "mlp_out": ("mlp_post_norm|mlp", "output"),
     "resid_post": ("layer", "output"),
     "attn_norm_scale": ("attn_norm", "norm"),

@@ -7,6 +7,7 @@ module must not know why a value is read or changed.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, final
 
 import torch
@@ -17,6 +18,7 @@ from glassworks.errors import BadInput
 from glassworks.models.architectures import Anatomy
 from glassworks.models.attention import LISTENERS
 from glassworks.models.places import SIDES, Place, locate
+from glassworks.models.run import Run, next_run
 from glassworks.models.weights import norm_epsilon, read_norm
 from glassworks.sites import KINDS, Site
 
@@ -28,28 +30,61 @@ ORDER = {kind: rank for rank, kind in enumerate(KINDS)}
 
 
 @final
+@dataclass(frozen=True, eq=False)
+class TapSet:
+    """Taps that act together.
+
+    Attributes:
+        taps: by site.
+        stepwise: whether they do the same to a token that comes alone, after a key-value cache, as to one that comes
+            with its whole text.
+    """
+
+    taps: Mapping[Site, Tap]
+    stepwise: bool = False
+
+
+@final
 class Taps:
     """The taps of one model, and the hooks that serve them.
 
     Attributes:
         anatomy: the parts of the model.
-        stack: the mappings of taps that act, in the order in which they act.
+        stack: the taps that act, in the order in which they act.
+        run: the forward that now runs, or ran last with taps.
     """
 
     def __init__(self, anatomy: Anatomy) -> None:
         self.anatomy = anatomy
         self._hooks: list[RemovableHandle] = []
         self._listening: list[nn.Module] = []
-        self.stack: tuple[Mapping[Site, Tap], ...] = ()
+        self._lengths: tuple[int, ...] | None = None
+        self._following: RemovableHandle | None = None
+        self.stack: tuple[TapSet, ...] = ()
+        self.run: Run | None = None
+
+    @property
+    def stepwise(self) -> bool:
+        """Whether all that acts is right under a key-value cache."""
+        return all(each.stepwise for each in self.stack)
 
     @contextmanager
-    def added(self, taps: Mapping[Site, Tap]) -> Iterator[None]:
-        """Let more taps act within the block, after those that act already."""
-        with self.exactly((*self.stack, taps)):
+    def added(self, taps: Mapping[Site, Tap], stepwise: bool = False) -> Iterator[None]:
+        """Let more taps act within the block, after those that act already; see `TapSet`."""
+        with self.exactly((*self.stack, TapSet(taps, stepwise))):
             yield
 
     @contextmanager
-    def exactly(self, stack: Sequence[Mapping[Site, Tap]]) -> Iterator[None]:
+    def reading(self, lengths: Sequence[int]) -> Iterator[None]:
+        """Tell, within the block, how many tokens the prompts have: see `Run`."""
+        before, self._lengths = self._lengths, tuple(lengths)
+        try:
+            yield
+        finally:
+            self._lengths = before
+
+    @contextmanager
+    def exactly(self, stack: Sequence[TapSet]) -> Iterator[None]:
         """Let these taps act within the block, and no others."""
         before = self.stack
         self._set(tuple(stack))
@@ -60,21 +95,34 @@ class Taps:
 
     def apply(self, site: Site, value: Tensor) -> Tensor:
         """Pass a value through the taps of its site; the very same tensor comes back where none replaced it."""
-        for taps in self.stack:
-            replacement = taps[site](value) if site in taps else None
+        for each in self.stack:
+            tap = each.taps.get(site)
+            replacement = None if tap is None else tap(value)
             if replacement is not None:
                 _check_shape(site, value, replacement)
                 value = replacement.to(value.dtype)
         return value
 
-    def _set(self, stack: tuple[Mapping[Site, Tap], ...]) -> None:
+    def _set(self, stack: tuple[TapSet, ...]) -> None:
         places: dict[Place, list[Site]] = {}
-        for site in sorted({site for taps in stack for site in taps}, key=lambda site: ORDER[site.kind]):
+        for site in sorted({site for each in stack for site in each.taps}, key=lambda site: ORDER[site.kind]):
             places.setdefault(locate(self.anatomy, site), []).append(site)
         self._clear()
         self.stack = stack
+        self._follow(bool(stack))
         for place in sorted(places, key=lambda place: SIDES.index(place.side)):
             self._hook(place, places[place])
+
+    def _follow(self, wanted: bool) -> None:
+        """Keep `run` up to date. The hook stays while taps change, as they do within a forward that is replayed."""
+        if wanted and self._following is None:
+            self._following = self.anatomy.hf.register_forward_pre_hook(self._begin, with_kwargs=True)
+        elif self._following is not None and not wanted:
+            self._following.remove()
+            self._following = None
+
+    def _begin(self, _: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        self.run = next_run(self.run, args, kwargs, self._lengths)
 
     def _clear(self) -> None:
         for hook in self._hooks:

@@ -5,6 +5,7 @@ A model without a tokenizer takes ids, and shows them as `#17`. This module must
 
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import accumulate, pairwise
 from typing import Any, final
 
 import torch
@@ -76,6 +77,28 @@ class Vocabulary:
     def _by_text(self) -> dict[str, int]:
         """What each token shows -> its id, the lowest where several show the same; slow for large vocabularies."""
         return {self.text(each): each for each in reversed(range(self.size))}
+
+    def spans(self, ids: Sequence[int]) -> list[tuple[int, int]]:
+        """The characters that each token shows; see `Model.spans`."""
+        special = set() if self.tokenizer is None else set(self.tokenizer.all_special_ids)
+        shown = [each for each in ids if each not in special]
+        again = self._offsets(self.decode(shown)) if shown and self.tokenizer is not None else {}
+        if again.get("ids") == shown:
+            found = iter(again["spans"])
+        else:
+            ends = list(accumulate((len(self.text(each)) for each in shown), initial=0))
+            found = iter(pairwise(ends))
+        spans, end = [], 0
+        for each in ids:
+            start, end = (end, end) if each in special else next(found)
+            spans.append((start, end))
+        return spans
+
+    def _offsets(self, text: str) -> dict[str, Any]:
+        if not self.tokenizer.is_fast:
+            return {}
+        read = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        return {"ids": list(read["input_ids"]), "spans": [tuple(each) for each in read["offset_mapping"]]}
 
     def decode(self, ids: Sequence[int]) -> str:
         """Turn ids into text; without a tokenizer, `#1 #2`."""

@@ -6,6 +6,7 @@ factor that is really applied. This module must not know how they are used.
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -22,11 +23,13 @@ class Norm:
         gain: factor per direction; None is 1.
         bias: added afterwards; None is 0.
         centred: whether the mean over the directions is subtracted first (LayerNorm).
+        epsilon: what is added to the variance before its root is taken, where the scale is computed anew.
     """
 
     gain: Float[Tensor, " d_model"] | None
     bias: Float[Tensor, " d_model"] | None
     centred: bool
+    epsilon: float = 0.0
 
     def apply(self, x: Float[Tensor, "*token d_model"], scale: Float[Tensor, "*#token 1"]) -> Tensor:
         """Normalise x (..., d_model) with a given scale (..., 1)."""
@@ -34,6 +37,10 @@ class Norm:
         if self.gain is not None:
             y = y * self.gain
         return y if self.bias is None else y + self.bias
+
+    def __call__(self, x: Float[Tensor, "*token d_model"]) -> Float[Tensor, "*token d_model"]:
+        """Normalise x (..., d_model) with its own scale."""
+        return self.apply(x, torch.rsqrt(self.centre(x).square().mean(-1, keepdim=True) + self.epsilon))
 
     def centre(self, x: Float[Tensor, "*token d_model"]) -> Float[Tensor, "*token d_model"]:
         """Subtract the mean where this norm does."""
@@ -74,7 +81,8 @@ def read_norm(module: nn.Module | None, gain_offset: float) -> Norm | None:
     gain, bias = module.weight.detach(), getattr(module, "bias", None)  # pyright: ignore[reportCallIssue]
     if gain_offset:
         gain = gain.float() + gain_offset
-    return Norm(gain, None if bias is None else bias.detach(), isinstance(module, nn.LayerNorm))
+    centred = isinstance(module, nn.LayerNorm)
+    return Norm(gain, None if bias is None else bias.detach(), centred, norm_epsilon(module))
 
 
 def norm_epsilon(module: nn.Module) -> float:

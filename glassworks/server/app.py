@@ -8,6 +8,7 @@
     /api/graph/NAME/edge/SOURCE/TARGET   the heads that an edge runs through
     /api/graph/NAME/head/L/H/QUERY/KEY   why head H of layer L looks from one position to another
     /api/graph/NAME/trace                POST: a graph of other targets of the same prompt
+    /api/graph/NAME/edit                 POST: what edits of the model do to the prompt
     /static/...                          the page's modules and style
 
 This module must not know how a graph is stored.
@@ -65,6 +66,7 @@ def create_app(graphs: str | Path, *, scope: Scope | str | None = None, hosts: t
         Route("/api/graph/{name}/edge/{source:int}/{target:int}", explorer.edge),
         Route("/api/graph/{name}/head/{layer:int}/{head:int}/{query:int}/{key:int}", explorer.head),
         Route("/api/graph/{name}/trace", explorer.trace, methods=["POST"]),
+        Route("/api/graph/{name}/edit", explorer.edit, methods=["POST"]),
         Route("/static/{path:path}", explorer.static),
     ]
     middleware = [Middleware(Guard, hosts=(*LOOPBACK, *hosts)), Middleware(GZipMiddleware, minimum_size=2_000)]
@@ -126,6 +128,10 @@ class _Explorer:
     def _trace(self, name: str, value: Any) -> dict[str, Any]:
         made = self.workshop.trace(self.library.graph(name), value, self.library.direction)
         return {"name": self.library.add(slug(name, value["targets"]), made)}
+
+    async def edit(self, request: Request) -> Response:
+        name, value = request.path_params["name"], await _value(request)
+        return _answer(await run_in_threadpool(lambda: self.workshop.edit(self.library.graph(name), value)))
 
     def static(self, request: Request) -> Response:
         path = request.path_params["path"]

@@ -1,4 +1,4 @@
-"""What needs the model itself: attention behind a graph, and graphs of other targets of the same prompt.
+"""What needs the model itself: attention behind a graph, graphs of other targets of its prompt, and edits.
 
 Models are loaded when they are first asked for. This module must not know HTTP or pages.
 """
@@ -14,11 +14,13 @@ from torch import Tensor
 
 from glassworks.circuits import Attention, Graph, edge_values, explain_attention, parse, score_values, trace
 from glassworks.coders import Scope, load_scope
+from glassworks.edits import outcome, read_edit
 from glassworks.errors import BadInput, NotFound
 from glassworks.models import Model, load_model
 
 CACHED = 2
 MOST_TARGETS, LONGEST_TARGET = 20, 300
+MOST_EDITS, CONTINUED = 20, 16
 
 
 @final
@@ -80,6 +82,22 @@ class Workshop:
         for name, numbers in kept.items():
             made.group(name, [each for each in numbers if each < made.nodes.sources])
         return replace(made, pinned=[each for each in graph.pinned if each < made.nodes.sources] if fits else [])
+
+    def edit(self, graph: Graph, value: Any) -> dict[str, Any]:
+        """What edits do to a graph's prompt, as `edits.Outcome` tells it.
+
+        Args:
+            graph: gives prompt, model and scope.
+            value: `{"edits": [...]}`, each as `Edit.plain` writes it.
+        """
+        plain = value.get("edits") if isinstance(value, dict) else None
+        listed = plain if isinstance(plain, list) and all(isinstance(each, dict) for each in plain) else []
+        if not 0 < len(listed) <= MOST_EDITS:
+            raise BadInput(f'Edits are written {{"edits": [edit...]}}, 1 to {MOST_EDITS} of them.')
+        with self._lock:
+            model, scope = self._open(graph)
+            edits = [read_edit(each, scope) for each in listed]
+            return outcome(model, list(graph.tokens), edits, new_tokens=CONTINUED).plain()
 
     def _attention(self, key: tuple[str, str], graph: Callable[[], Graph]) -> Attention:
         if key not in self._attentions:

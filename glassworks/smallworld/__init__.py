@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from glassworks.smallworld.document import Document as Document
     from glassworks.smallworld.facts import City as City
     from glassworks.smallworld.facts import Place as Place
+    from glassworks.smallworld.facts import antonyms as antonyms
     from glassworks.smallworld.facts import cities as cities
     from glassworks.smallworld.facts import countries as countries
     from glassworks.smallworld.facts import find_city as find_city
@@ -67,6 +68,7 @@ _HOMES = {
     "Swap": "oracle",
     "TASKS": "corpus",
     "Truth": "oracle",
+    "antonyms": "facts",
     "asked": "chat",
     "build": "builder",
     "cities": "facts",

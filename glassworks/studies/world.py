@@ -6,7 +6,7 @@ scopes are trained, beyond asking their rooms to do it.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any, final
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from glassworks import hub, smallworld
 from glassworks.coders import Scope, load_scope, save_scope
-from glassworks.edits import FeatureEdit, FeatureRef, set_features
+from glassworks.edits import Edit, FeatureRef, set_features
 from glassworks.errors import BadInput
 from glassworks.features import describe
 from glassworks.models import Model, load_model
@@ -85,6 +85,12 @@ class Cities:
         """The model's first choice on some of the prompts, edits included."""
         logits = self.model.capture(self.tokens[rows], ["logits"], batch_size=len(rows))["logits"]
         return logits[:, -1].argmax(-1)
+
+    def probability(self, rows: Int[Tensor, " row"]) -> Float[Tensor, " row"]:
+        """The probability that the model gives to the right capital on some of the prompts, edits included."""
+        logits = self.model.capture(self.tokens[rows], ["logits"], batch_size=len(rows))["logits"]
+        right = self.capitals[self.places[rows]]
+        return logits[:, -1].softmax(-1).gather(1, right[:, None])[:, 0]
 
     def partners(self, rows: Int[Tensor, " row"], seed: int = 0) -> Int[Tensor, " row"]:
         """A city of another place for each of some cities, drawn by a seed."""
@@ -154,7 +160,7 @@ class Swaps:
             means[name] = torch.einsum("cp,ctf->ptf", members, dense) / members.sum(0)[:, None, None].clamp(min=1)
         return cls(cities, scope, means)
 
-    def edit(self, source: int, target: int, most: int = 8, random: Random | None = None) -> FeatureEdit:
+    def edit(self, source: int, target: int, most: int = 8, random: Random | None = None) -> Edit:
         """Set the features in which two places differ most to their mean values of the target.
 
         Args:
@@ -194,9 +200,46 @@ class Swaps:
                     hits.append(cities.answers(rows) == cities.capitals[target])
         return _share(torch.cat(hits))
 
+    def silenced(self, most: int = 4, control: bool = False, seed: int = 0) -> float:
+        """Mean probability of held-out cities' capitals when the features that tell their place are silenced.
 
-SHIPPED = {"smallworld-m": FULL, "smallworld-m-it": FULL}
-"""What the embedded scopes hold, beside transcoders alone."""
+        Args:
+            most: features per layer and position, those that are most above their mean over the other places.
+            control: silence as many other active features instead.
+            seed: of the control's draws.
+        """
+        cities, random, found = self.cities, Random(seed), []
+        for place in range(len(cities.capitals)):
+            rows = ((cities.places == place) & cities.held_out).nonzero()[:, 0]
+            if len(rows):
+                features = [ref for name in self.means for ref in self._telling(name, place, most, control, random)]
+                with cities.model.edit(set_features(features, 0.0, self.scope)):
+                    found.append(cities.probability(rows))
+        return _share(torch.cat(found))
+
+    def _telling(self, name: str, place: int, most: int, control: bool, random: Random) -> list[FeatureRef]:
+        """The features of a coder that tell a place, or other active ones."""
+        means, coder, found = self.means[name], self.scope[name], []
+        above = (means[place] - (means.sum(0) - means[place]) / (len(means) - 1)).clamp(min=0)
+        size = above * coder.decoder_rows(torch.arange(coder.d_latent)).norm(dim=1)
+        for position in range(self.cities.position, means.shape[1]):
+            chosen = size[position].topk(min(most, int((size[position] > 0).sum()))).indices.tolist()
+            if control:
+                others = [each for each in means[place, position].nonzero()[:, 0].tolist() if each not in chosen]
+                chosen = random.sample(others, min(len(chosen), len(others)))
+            found += [FeatureRef(name, position, latent) for latent in chosen]
+        return found
+
+
+SHIPPED = {
+    "smallworld-m": replace(FULL, seed=2),
+    "smallworld-m-it": FULL,
+    "smallworld-s-it": Suite((replace(TRANSCODERS.coders[0], width=512, k=24.0),)),
+}
+"""What the embedded scopes hold, where it is not `TRANSCODERS`.
+
+Of three seeds for smallworld-m, which hardly differ, the one whose features change the answers of all cities most. The
+smallest instruct model needs more latents to keep within a tenth of the variance unexplained."""
 
 
 @dataclass(frozen=True)
@@ -244,7 +287,7 @@ def build(
         yield out / name
     model = load_model(out / name if there else name)
     model.name = name  # wherever it lies
-    suite = plan.scope or (FULL if scopes else SHIPPED.get(name, TRANSCODERS))
+    suite = plan.scope or SHIPPED.get(name, FULL if scopes else TRANSCODERS)
     scope = smallworld_scope(model, suite, checkpoints / "scope", show=True)
     documents, _ = world_text(model, plan.documents, "train", 0)
     describe(model, scope, documents)
@@ -269,6 +312,7 @@ def check(name: str, count: int = 500) -> dict[str, Any]:
     if name in (*hub.ALIASES, *hub.embedded("scope")) or beside.is_dir():
         swaps = Swaps.of(cities, load_scope(beside if beside.is_dir() else name))
         facts |= {"scope": swaps.scope.metrics, "swap_flips": swaps.flips(), "random_flips": swaps.flips(control=True)}
+        facts |= {"silenced": swaps.silenced(), "random_silenced": swaps.silenced(control=True)}
     return facts
 
 

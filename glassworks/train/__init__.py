@@ -3,7 +3,7 @@
 A recipe makes objectives; a table of them is a fleet; the loop shows it a stream; a scope comes out.
 """
 
-from glassworks.train.adopt import adopt
+from glassworks.train.adopt import adopt, take_up
 from glassworks.train.attempt import Attempt, Part, Share
 from glassworks.train.estimate import estimate
 from glassworks.train.export import export
@@ -89,6 +89,7 @@ __all__ = [
     "smallworld_scope",
     "stack",
     "table",
+    "take_up",
     "train_suite",
     "world_text",
 ]

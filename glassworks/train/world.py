@@ -112,11 +112,11 @@ TRANSCODERS = Suite((Coders("transcoder", MLP, 384, 12.0, joint_steps=100),))
 FULL = Suite(
     (
         Coders("transcoder", MLP, 1536, 8.0, joint_steps=100),
-        Coders("skip_transcoder", MLP, 512, 8.0, joint_steps=100),
+        Coders("skip_transcoder", MLP, 512, 10.0, joint_steps=100),
         Coders("clt", MLP, 512, 8.0, joint_steps=100),
-        Coders("sae", ("resid_post",), 1024, 24.0),
-        Coders("sae", ("attn_out", "mlp_out"), 384, 16.0),
-        Coders("crosscoder", ("resid_post",), 768, 24.0),
+        Coders("sae", ("resid_post",), 768, 30.0),
+        Coders("sae", ("attn_out", "mlp_out"), 384, 30.0),
+        Coders("crosscoder", ("resid_post",), 512, 30.0),
     )
 )
 """Every kind of coder."""

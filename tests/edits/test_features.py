@@ -112,7 +112,7 @@ def test_edits_of_one_call_and_nested_ones_agree(model: Model, tokens: Tensor, a
 def test_everything_is_back_after_an_edit_and_after_an_error(llama: Model, tokens: Tensor, scope: Scope) -> None:
     clean, edit = run(llama, tokens), set_features(FeatureRef("mlp_in.1", 8, 3), 9.0, scope)
     run(llama, tokens, edits=[edit], frozen=ALL)
-    with pytest.raises(BadInput, match="position 8; the text has 4 tokens"), llama.edit(edit, frozen=["norms"]):
+    with pytest.raises(BadInput, match="position 8; the prompt has 4 tokens"), llama.edit(edit, frozen=["norms"]):
         llama.capture(tokens[:, :4], ["logits"])
     with pytest.raises(KeyError), llama.edit(edit):
         raise KeyError
@@ -185,11 +185,11 @@ def test_edits_say_what_they_do(active: Any) -> None:
     first, second = active.features
     assert str(ablate(active)) == f"ablate 2 features ({first}, {second})"
     assert str(set_features(active, [1, 2.5])) == f"set 2 features ({first}, {second}) to 1, 2.5"
-    assert repr(scale_features(first, 3, active.scope)) == f"FeatureEdit(scale 1 feature ({first}) by 3)"
+    assert repr(scale_features(first, 3, active.scope)) == f"Edit(scale 1 feature ({first}) by 3)"
     assert str(FeatureRef("mlp_in.2", 4, 17)) == "mlp_in.2/17@4"
     assert (
         str(add_vector("resid_post.1", torch.tensor([3.0, 4.0])))
-        == "add a vector of norm 5 to resid_post.1 at all positions"
+        == "add 1 to the component along a vector of norm 5 at resid_post.1"
     )
 
 
@@ -216,7 +216,7 @@ def test_vectors_are_added_where_they_belong(llama: Model, tokens: Tensor) -> No
     changed = run(llama, tokens, "resid_post.1", [add_vector("resid_post.1", vector, [0, -2])])
     torch.testing.assert_close(changed[:, [0, 7]], clean[:, [0, 7]] + vector, rtol=0, atol=0)
     assert torch.equal(changed[:, [1, 2, 3, 4, 5, 6, 8]], clean[:, [1, 2, 3, 4, 5, 6, 8]])
-    with pytest.raises(BadInput, match=r"shape \(7,\); it must be \(24,\)"):
+    with pytest.raises(BadInput, match="has the width 7; resid_post"):
         run(llama, tokens, edits=[add_vector("resid_post.1", torch.zeros(7))])
     with pytest.raises(NotFound, match="layers 0 to 2"):
         run(llama, tokens, edits=[add_vector("resid_post.5", vector)])

@@ -35,6 +35,7 @@ def test_shapes_are_those_of_the_table(model: Model, values: dict[str, torch.Ten
         "d_model": (model.d_model,), "1": (1,), "vocabulary": (model.vocab_size,),
         "heads x d_head": (model.n_heads, model.d_head), "kv_heads x d_head": (model.n_kv_heads, model.d_head),
         "heads x key": (model.n_heads, 10), "heads * d_head": (model.n_heads * model.d_head,),
+        "d_mlp": (model.d_mlp,),
     }  # fmt: skip
     for name, value in values.items():
         assert value.shape == (3, 10, *widths[KINDS[Site.parse(name).kind].shape]), name
@@ -112,6 +113,7 @@ HOOKED = {
     "attn_in": (r"\.(self_attn|attention|attn)", "input"),
     "attn_heads": (r"\.(self_attn\.o_proj|attention\.dense|attn\.c_proj)", "input"),
     "mlp_in": (r"\.mlp", "input"),
+    "mlp_neurons": (r"\.mlp\.(down_proj|c_proj|dense_4h_to_h)", "input"),
     "mlp_out": (r"\.(post_feedforward_layernorm|mlp)", "output"),
     "resid_post": ("", "output"),
 }

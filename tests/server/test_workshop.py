@@ -13,10 +13,11 @@ from starlette.testclient import TestClient
 
 import glassworks as gw
 from glassworks.circuits import Graph, explain_attention, load_graph
+from glassworks.edits import outcome, read_edit
 from glassworks.notebook import write_html
 from glassworks.server import create_app
 
-from .browser import Browser
+from .browser import SCREENSHOTS, Browser
 
 PROMPT = "The capital of the state containing Dallas is"
 BASE = "/api/graph/dallas"
@@ -29,7 +30,8 @@ def traced() -> Graph:
 
 @pytest.fixture
 def home(traced: Graph, tmp_path: Path) -> Path:
-    traced.group("state", traced.nodes.of("feature").nonzero()[:2, 0].tolist())
+    strong = traced.influence.masked_fill(~traced.nodes.of("feature"), -1).topk(2).indices
+    traced.group("state", strong.tolist())
     traced.save(tmp_path / "dallas")
     np.save(tmp_path / "probe.npy", np.ones(gw.load_model("smallworld").d_model, dtype=np.float32))
     return tmp_path
@@ -131,15 +133,53 @@ def test_what_cannot_be_traced_is_refused_and_nothing_is_written(client, home, v
     assert sorted(each.name for each in home.iterdir()) == before
 
 
-def test_other_sites_can_trace_nothing(client: TestClient, home: Path) -> None:
-    body = json.dumps({"targets": ["Austin"]})
-    for headers in (
-        {"origin": "http://evil.example"},
-        {"sec-fetch-site": "cross-site"},
-        {"content-type": "text/plain"},
-    ):
-        sent = {"content-type": "application/json", **headers}
-        assert client.post(f"{BASE}/trace", content=body, headers=sent).status_code == 403
+def test_edits_are_tried_in_the_model_itself(client: TestClient, traced: Graph) -> None:
+    model, scope = gw.load_model("smallworld"), gw.load_scope("smallworld")
+    edits = [gw.ablate(traced.find("Texas")), gw.add_vector("resid_post.1", np.ones(model.d_model).tolist(), "last")]
+    told = client.post(f"{BASE}/edit", json={"edits": [each.plain() for each in edits]}).json()
+    with model.edit(*[read_edit(each.plain(), scope) for each in edits]):
+        first = model.predict(PROMPT, k=1)[0]
+        text = model.generate(PROMPT, 16)
+    edited = max(told["choices"], key=lambda each: each["edited"])
+    assert (edited["token"], told["edited_text"]) == (first.token, text)
+    assert edited["edited"] == pytest.approx(first.probability, rel=1e-4)
+    assert max(told["choices"], key=lambda each: each["clean"])["token"] == " Austin"
+    assert told["edits"] == [str(each) for each in edits]
+
+
+EDIT = {"operation": "zero", "target": {"features": ["mlp_in.1/17"]}}
+
+
+@pytest.mark.parametrize(
+    ("value", "status", "says"),
+    [
+        ([], 400, "Edits are written"),
+        ({"edits": []}, 400, "Edits are written"),
+        ({"edits": [EDIT] * 21}, 400, "Edits are written"),
+        ({"edits": ["ablate"]}, 400, "Edits are written"),
+        ({"edits": [{}]}, 400, "no edit"),
+        ({"edits": [EDIT | {"where": [99]}]}, 400, "position 99"),
+        ({"edits": [EDIT | {"target": {"features": ["mlp_in.1/99999"]}}]}, 404, "no feature mlp_in.1/99999"),
+        ({"edits": [EDIT | {"target": {"features": ["mlp_in.7/1"]}}]}, 404, "no coder"),
+        ({"edits": [EDIT | {"target": {"whole": "resid_post.99"}}]}, 404, "layers 0 to"),
+    ],
+)
+def test_what_cannot_be_edited_is_refused(client: TestClient, value: object, status: int, says: str) -> None:
+    answer = client.post(f"{BASE}/edit", json=value)
+    assert answer.status_code == status
+    assert says in answer.json()["error"]
+    assert len(answer.json()["error"].splitlines()) == 1
+
+
+def test_other_sites_can_ask_for_nothing(client: TestClient, home: Path) -> None:
+    for path, body in (("trace", {"targets": ["Austin"]}), ("edit", {"edits": [{}]})):
+        for headers in (
+            {"origin": "http://evil.example"},
+            {"sec-fetch-site": "cross-site"},
+            {"content-type": "text/plain"},
+        ):
+            sent = {"content-type": "application/json", **headers}
+            assert client.post(f"{BASE}/{path}", content=json.dumps(body), headers=sent).status_code == 403
     assert len(list(home.iterdir())) == 2
 
 
@@ -191,6 +231,33 @@ def test_the_page_opens_heads_and_scores(browser: Browser, address: str, traced:
     walk = "const who = document.querySelector('.score button.who'); who.click(); return who.title"
     name = browser.js(walk)
     assert browser.until(lambda: browser.texts(".node-head h2"))[0].strip("“”") in name
+
+
+@pytest.mark.browser
+def test_the_page_tries_an_edit(browser: Browser, address: str, traced: Graph) -> None:
+    browser.open(f"{address}/graph/dallas")
+    select(browser, traced.supernodes["state"].nodes[0])
+    browser.js("document.querySelector('.change select').value = '1'")
+    browser.one(".change button.main").click()
+    browser.until(lambda: browser.all(".outcome table"))
+    group = list(traced.supernodes["state"].features)
+    told = outcome(gw.load_model("smallworld"), PROMPT, [gw.ablate(group, gw.load_scope("smallworld"))], new_tokens=16)
+    assert browser.texts(".outcome th[scope='row']")[:2] == [each.token.strip() for each in told.choices[:2]]
+    assert told.edited_text.strip() in browser.text(".outcome")
+    browser.screenshot("edit-group.png")
+    set_field = (
+        "const f = document.querySelector(arguments[0]); f.value = arguments[1]; f.dispatchEvent(new Event('change'))"
+    )
+    for field, value in (
+        ("[aria-label='How']", "scale"),
+        ("[aria-label='Amount']", "-8"),
+        ("[aria-label='Where']", "all"),
+    ):
+        browser.js(set_field, field, value)
+    before = browser.text(".outcome")
+    browser.one(".change button.main").click()
+    browser.until(lambda: browser.all(".outcome") and browser.text(".outcome") != before)
+    browser.one(".change").screenshot(str(SCREENSHOTS / "edit-panel.png"))
 
 
 @pytest.mark.browser

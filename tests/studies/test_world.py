@@ -61,7 +61,7 @@ def test_swapped_features_flip_the_answer_and_random_ones_do_not(swaps):
 def test_a_swap_edits_at_most_so_many_features(swaps):
     edit = swaps.edit(0, 1, most=3)
     cells: dict[tuple, int] = {}
-    for ref in edit.features:
+    for ref in edit.target.refs:
         cells[ref.coder_id, ref.position] = cells.get((ref.coder_id, ref.position), 0) + 1
     assert max(cells.values()) <= 3
     assert min(position for _, position in cells) == swaps.cities.position

@@ -36,6 +36,9 @@ class Held:
 
     sites: tuple[Site, ...]
 
+    frozen = ()
+    stepwise = False
+
     @property
     def reads(self) -> Sequence[Site]:
         """The sites themselves."""

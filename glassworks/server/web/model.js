@@ -76,6 +76,13 @@ import { percent, tokenText } from "glassworks/dom";
  * @property {{source: Contributor, value: number}[]} queries
  * @property {{source: Contributor, value: number}[]} keys
  *
+ * @typedef {object} Outcome what edits do to the prompt
+ * @property {string[]} edits each in words
+ * @property {{token: string, clean: number, edited: number}[]} choices the likeliest next tokens without and with them
+ * @property {number[]} kl divergence after each token, in nats
+ * @property {string} clean_text how the model goes on without them
+ * @property {string} edited_text and with them
+ *
  * @typedef {object} Attention
  * @property {Record<string, EdgeHeads>} edges by `SOURCE>TARGET`, ids of nodes
  * @property {Record<string, HeadScore>} scores by `LAYER.HEAD.QUERY.KEY`

@@ -10,6 +10,7 @@ import { download } from "glassworks/dom";
 /** @typedef {import("glassworks/model").Details} Details */
 /** @typedef {import("glassworks/model").EdgeHeads} EdgeHeads */
 /** @typedef {import("glassworks/model").HeadScore} HeadScore */
+/** @typedef {import("glassworks/model").Outcome} Outcome */
 /** @typedef {{pinned: string[], supernodes: import("glassworks/model").Group[]}} Groups */
 /** @typedef {{name: string, prompt: string}} Entry */
 
@@ -23,8 +24,9 @@ import { download } from "glassworks/dom";
  * @property {() => void} exportPage keeps the graph as one file
  * @property {(source: string, target: string) => Promise<EdgeHeads | null>} edge the heads of an edge
  * @property {(layer: number, head: number, query: number, key: number) => Promise<HeadScore | null>} head its score
- * @property {boolean} open whether other graphs can be traced from here
+ * @property {boolean} open whether the model can be run from here: other graphs traced, edits tried
  * @property {(targets: string[]) => Promise<string>} trace makes the graph of other targets, and tells its name
+ * @property {(edits: object[]) => Promise<Outcome>} edit runs the prompt with and without edits
  */
 
 /** An answer of the server that is an error, with its one clear sentence. */
@@ -78,6 +80,7 @@ async function serverSource() {
     head: (layer, head, query, key) => ask(`${base}/head/${layer}/${head}/${query}/${key}`),
     open: true,
     trace: async (targets) => (await ask(`${base}/trace`, sent("POST", { targets }))).name,
+    edit: (edits) => ask(`${base}/edit`, sent("POST", { edits })),
     exportPage: () => location.assign(`/graph/${encodeURIComponent(name)}.html`),
   };
 }
@@ -104,6 +107,7 @@ function embeddedSource(graph) {
     head: async (layer, head, query, key) => graph.attention?.scores[`${layer}.${head}.${query}.${key}`] ?? null,
     open: false,
     trace: async () => "",
+    edit: () => Promise.reject(new Refused("Edits need the model: serve the graph with `glassworks serve`.")),
   };
 }
 

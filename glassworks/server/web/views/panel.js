@@ -5,6 +5,7 @@ import { count, css, h, number, percent, signed, tokenText } from "glassworks/do
 import { chance, linkShare, nodeName, place } from "glassworks/model";
 import { explain } from "glassworks/views/ask";
 import { headsOf } from "glassworks/views/attention";
+import { changeSection } from "glassworks/views/change";
 import { evidence } from "glassworks/views/evidence";
 import { askGroup } from "glassworks/views/groups";
 
@@ -82,6 +83,7 @@ function nodePanel(store, source, at) {
   const hidden = state.kept.nodes[at] ? null : h("p", { class: "hint" }, "Hidden by pruning: move the sliders to the right to see it in the graph.");
   const sections = [heading, actions(store, source, at), facts(store, at)];
   if (hidden) sections.push(hidden);
+  if (node.kind === "feature" && node.coder && source.open) sections.push(changeSection(store, source, at));
   if (node.kind === "feature") sections.push(h("div", { class: "evidence", "aria-live": "polite" }));
   if (node.kind === "error") sections.push(h("p", { class: "hint" }, "What this layer's MLP adds at this token and the coder's features do not explain."));
   if (node.kind !== "embedding" && node.kind !== "error") sections.push(edgeSection(store, source, at, "incoming"));

@@ -6,7 +6,7 @@ Colours come from the page's style sheet. This module must not know what is draw
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from math import ceil, floor, log10
+from math import ceil, floor, isfinite, log10
 from typing import final
 
 WIDTH, HEIGHT = 300, 210
@@ -25,6 +25,37 @@ class Point:
     y: float
     name: str = ""
     span: tuple[float, float] | None = None
+
+
+@final
+@dataclass(frozen=True)
+class Linear:
+    """An even axis of some pixels; its attributes are those of `Axis`."""
+
+    low: int | float
+    high: int | float
+    start: int | float
+    stop: int | float
+    label: str
+
+    @classmethod
+    def over(cls, values: Iterable[float], start: int | float, stop: int | float, label: str) -> "Linear":
+        """The axis that holds the values, up to the next round ones."""
+        known = [value for value in values if isfinite(value)] or [0.0]
+        step = _step(max(known) - min(known))
+        low, high = floor(min(known) / step) * step, ceil(max(known) / step) * step
+        return cls(low, high if high > low else low + step, start, stop, label)
+
+    def __call__(self, value: int | float) -> int | float:
+        """The pixel of a value, at the axis' end where it lies beyond."""
+        share = (min(max(value, self.low), self.high) - self.low) / (self.high - self.low)
+        return round(self.start + share * (self.stop - self.start), 1)
+
+    @property
+    def ticks(self) -> list[float]:
+        """Round values, few enough to be read."""
+        step = _step(self.high - self.low)
+        return [round(self.low + number * step, 12) for number in range(round((self.high - self.low) / step) + 1)]
 
 
 @final
@@ -68,7 +99,10 @@ class Axis:
         return [value for value in found if self.low * 0.999 <= value <= self.high * 1.001]
 
 
-def curves(lines: Mapping[str, Sequence[Point]], x: Axis, y: Axis) -> str:
+AnyAxis = Linear | Axis
+
+
+def curves(lines: Mapping[str, Sequence[Point]], x: AnyAxis, y: AnyAxis) -> str:
     """One panel of lines with marks; hovering over a mark tells its name.
 
     Args:
@@ -103,7 +137,7 @@ def _svg(parts: Iterable[str]) -> str:
     return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img">{"".join(parts)}</svg>'
 
 
-def _line(points: Sequence[Point], hue: int, x: Axis, y: Axis) -> str:
+def _line(points: Sequence[Point], hue: int, x: AnyAxis, y: AnyAxis) -> str:
     ordered = sorted(points, key=lambda point: point.x)
     path = " ".join(f"{x(point.x)},{y(point.y)}" for point in ordered)
     marks = [
@@ -119,7 +153,7 @@ def _line(points: Sequence[Point], hue: int, x: Axis, y: Axis) -> str:
     return f'<g class="hue-{hue}"><polyline points="{path}"/>{"".join(spans)}{"".join(marks)}</g>'
 
 
-def _frame(x: Axis, y: Axis) -> list[str]:
+def _frame(x: AnyAxis, y: AnyAxis) -> list[str]:
     lines = [
         f'<line class="grid" x1="{x.start}" x2="{x.stop}" y1="{y(tick)}" y2="{y(tick)}"/>'
         f'<text x="{LEFT - 6}" y="{y(tick) + 3.5}" class="tick end">{tick:g}</text>'
@@ -129,7 +163,7 @@ def _frame(x: Axis, y: Axis) -> list[str]:
     return [*_across(x), *lines, f'<text {turned} class="label">{escape(y.label)}</text>']
 
 
-def _across(x: Axis) -> list[str]:
+def _across(x: AnyAxis) -> list[str]:
     low = HEIGHT - BOTTOM
     lines = [
         f'<line class="grid" x1="{x(tick)}" x2="{x(tick)}" y1="{TOP}" y2="{low}"/>'
@@ -147,3 +181,11 @@ def _below(value: float) -> float:
 def _above(value: float) -> float:
     decade = 10.0 ** floor(log10(value))
     return min(step * decade for step in (*STEPS, 10) if step * decade >= value * 0.999999)
+
+
+def _step(span: float) -> float:
+    """A round step that divides a span into about five."""
+    if span <= 0:
+        return 1.0
+    decade = 10.0 ** floor(log10(span / 5))
+    return next(step * decade for step in (*STEPS, 10) if step * decade >= span / 5 * 0.999999)

@@ -1,0 +1,236 @@
+"""Circuit: the features and heads that do one thing in a model, in named groups, cut out of graphs of many prompts.
+
+A graph explains one prompt; a circuit is what its graphs have in common, as a value that can be written down and
+carried elsewhere. This module must not know what is done with it.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+from glassworks import artefacts
+from glassworks.circuits.graph import Graph
+from glassworks.circuits.many.aggregate import aggregate
+from glassworks.circuits.many.predict import Member, recurring
+from glassworks.circuits.trace import trace
+from glassworks.coders import Scope
+from glassworks.edits import FeatureRef
+from glassworks.errors import BadArtefact, BadInput, NotFound, nearest
+from glassworks.models import Model
+
+KIND = "circuit"
+Head = tuple[int, int]
+
+
+@final
+@dataclass(frozen=True)
+class Group:
+    """A supernode of a circuit.
+
+    Attributes:
+        name: what to call it.
+        features: its features, at every token.
+        heads: its attention heads, (layer, head).
+    """
+
+    name: str
+    features: tuple[FeatureRef, ...] = ()
+    heads: tuple[Head, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.features) + len(self.heads)
+
+    def plain(self) -> dict[str, Any]:
+        """The values as JSON holds them."""
+        heads = [f"{layer}.{head}" for layer, head in self.heads]
+        return {"name": self.name, "features": [str(each) for each in self.features], "heads": heads}
+
+
+@final
+@dataclass(frozen=True)
+class Circuit:
+    """Named groups of features and heads, and the edges between groups.
+
+    Attributes:
+        model: name of the model.
+        scope: name of the scope that holds the features' coders.
+        groups: the groups, from below.
+        edges: (source, target) -> mean signed weight of the edges between their features, heads included in them.
+        prompts: what it was cut from.
+    """
+
+    model: str
+    scope: str
+    groups: tuple[Group, ...]
+    edges: Mapping[tuple[str, str], float]
+    prompts: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        features, heads = (sum(len(getattr(each, kind)) for each in self.groups) for kind in ("features", "heads"))
+        return f"Circuit({self.model!r}: {features} features and {heads} heads in {len(self.groups)} groups)"
+
+    def __getitem__(self, name: str) -> Group:
+        names = [each.name for each in self.groups]
+        if name not in names:
+            raise NotFound(f"The circuit has no group {name!r}; {nearest(name, names)}.")
+        return self.groups[names.index(name)]
+
+    def replaced(self, groups: Sequence[Group]) -> "Circuit":
+        """The same with other groups, without edges: what controls are made of."""
+        return Circuit(self.model, self.scope, tuple(groups), {}, self.prompts)
+
+    def plain(self) -> dict[str, Any]:
+        """The values as JSON holds them."""
+        edges = [{"source": source, "target": target, "weight": w} for (source, target), w in self.edges.items()]
+        fields = {"model": self.model, "scope": self.scope, "prompts": list(self.prompts)}
+        return {**fields, "groups": [each.plain() for each in self.groups], "edges": edges}
+
+    def save(self, path: str | Path) -> artefacts.Artefact:
+        """Write it as an artefact of kind `circuit`: one table."""
+        fields = {"model": self.model, "scope": self.scope, "groups": [each.name for each in self.groups]}
+        return artefacts.write(path, KIND, fields, tables={"circuit": self.plain()}, parents=[self.model, self.scope])
+
+
+def read_circuit(plain: Mapping[str, Any]) -> Circuit:
+    """Read what `Circuit.plain` gave; BadArtefact where it is something else."""
+    try:
+        groups = tuple(
+            Group(
+                each["name"],
+                tuple(FeatureRef.parse(ref) for ref in each["features"]),
+                tuple(read_head(head) for head in each["heads"]),
+            )
+            for each in plain["groups"]
+        )
+        edges = {(each["source"], each["target"]): float(each["weight"]) for each in plain["edges"]}
+        return Circuit(plain["model"], plain["scope"], groups, edges, tuple(plain["prompts"]))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise BadArtefact(f"The circuit lacks or misstates {error}; cut it again.") from error
+
+
+def load_circuit(path: str | Path) -> Circuit:
+    """Read what `Circuit.save` wrote.
+
+    Raises:
+        NotFound: there is no such folder.
+        BadArtefact: it is damaged, or holds something else.
+    """
+    return read_circuit(artefacts.read(path, KIND).table("circuit"))
+
+
+def read_head(text: str) -> Head:
+    """Read a head from `2.1`, layer and head; BadInput where the text is something else."""
+    layer, _, head = text.partition(".")
+    if not (layer.isdecimal() and head.isdecimal()):
+        raise BadInput(f"The text {text!r} is no head; write LAYER.HEAD, like 2.1.")
+    return int(layer), int(head)
+
+
+def cut(
+    graphs: Sequence[Graph],
+    most: int = 64,
+    heads: Sequence[Head] = (),
+    against: Sequence[Graph] = (),
+    scope: str = "",
+) -> Circuit:
+    """Cut the circuit out that graphs of many prompts share, and that look-alikes lack.
+
+    Graphs with the same likeliest outcome are taken together, as the words of one reply need different features. A
+    feature counts as much as it pushes the likeliest outcome on all paths, the effect of a unit of it times what it is
+    more active than in look-alikes, averaged over the graphs of an outcome and summed over the outcomes. Only what
+    pushes is kept.
+
+    Args:
+        graphs: whole graphs of one model and scope, some for each outcome.
+        most: how many features.
+        heads: attention heads that go with them, (layer, head): graphs hold attention as edges, not as nodes.
+        against: graphs of look-alikes, prompts that the model replies to in another way.
+        scope: name of the scope, by default the graphs' own.
+
+    Raises:
+        BadInput: no graphs, graphs of different models or coders, or nothing pushes an outcome.
+    """
+    if not graphs or len({graph.model for graph in graphs}) > 1:
+        raise BadInput("A circuit is cut from graphs of one model; give at least one graph, all of the same model.")
+    scores, known = defaultdict(float), {}
+    elsewhere = {(each.coder, each.index): each.activation * each.frequency for each in _recurring(against)}
+    for some in by_outcome(graphs).values():
+        for member in recurring(some):
+            key = (member.coder, member.index)
+            more = member.activation * member.frequency - elsewhere.get(key, 0.0)
+            scores[key] += member.effect * max(more, 0.0)
+            known[key] = member
+    best = [key for key in sorted(scores, key=lambda key: -scores[key]) if scores[key] > 0][:most]
+    if not best:
+        raise BadInput("No feature recurs that pushes the outcomes; trace more prompts of one kind.")
+    groups = [*_heads(heads), *_features([known[key] for key in best])]
+    groups.sort(key=_depth)
+    prompts = tuple(dict.fromkeys(graph.prompt for graph in graphs))
+    name = scope or graphs[0].origin.scope or ""
+    return Circuit(graphs[0].model, name, tuple(groups), _edges(graphs, groups), prompts)
+
+
+def _recurring(graphs: Sequence[Graph]) -> list[Member]:
+    return recurring(graphs) if graphs else []
+
+
+def reply_graphs(model: Model, scope: Scope, prompts: Sequence[str], reply: str) -> list[Graph]:
+    """Trace a reply word by word: for each prompt one graph of every token of the reply, those before it given.
+
+    Args:
+        model: it gives this reply to these prompts.
+        scope: its coders.
+        prompts: the prompts.
+        reply: the words, as they follow a prompt.
+    """
+    found = []
+    for prompt in prompts:
+        start, whole = len(model.tokens(prompt)), model.tokens(prompt + reply).tolist()
+        found += [trace(model, scope, whole[:end]) for end in range(start, len(whole))]
+    return found
+
+
+def by_outcome(graphs: Sequence[Graph]) -> dict[int, list[Graph]]:
+    """Graphs by the token id of their likeliest outcome."""
+    found: dict[int, list[Graph]] = defaultdict(list)
+    for graph in graphs:
+        found[int(graph.nodes.index[int(graph.edges.weights.argmax())])].append(graph)
+    return found
+
+
+def _features(members: Sequence[Member]) -> list[Group]:
+    """Groups of features: those of one coder."""
+    by_coder: dict[str, list[FeatureRef]] = defaultdict(list)
+    for member in members:
+        by_coder[member.coder].append(FeatureRef(member.coder, None, member.index))
+    return [Group(coder, tuple(sorted(refs))) for coder, refs in by_coder.items()]
+
+
+def _heads(heads: Sequence[Head]) -> list[Group]:
+    """Groups of heads: those of one layer."""
+    layers = sorted({layer for layer, _ in heads})
+    return [
+        Group(f"heads.{layer}", heads=tuple(sorted(each for each in heads if each[0] == layer))) for layer in layers
+    ]
+
+
+def _depth(group: Group) -> tuple[int, bool]:
+    """From below: by layer, heads before features."""
+    layer = group.heads[0][0] if group.heads else int(group.features[0].coder_id.rpartition(".")[2] or 0)
+    return layer, not group.heads
+
+
+def _edges(graphs: Sequence[Graph], groups: Sequence[Group]) -> dict[tuple[str, str], float]:
+    """Mean weights of the edges between the features of groups, over all prompts."""
+    home = {(ref.coder_id, ref.index): group.name for group in groups for ref in group.features}
+    shared = aggregate(graphs)
+    coders = graphs[0].origin.coders
+    owner = [home.get((coders.get(node.place, ""), node.index)) for node in shared.nodes]
+    found: dict[tuple[str, str], float] = defaultdict(float)
+    for edge in shared.edges:
+        source, target = owner[edge.source], owner[edge.target]
+        if source and target:
+            found[source, target] += edge.weight * edge.frequency
+    return dict(found)
