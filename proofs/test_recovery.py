@@ -2,7 +2,7 @@
 
 Rows are sums of a few of 512 directions in 128 dimensions. Plain: each fires by itself. Correlated: features come in
 groups of eight that fire together. Hierarchical: a child only fires with its parent, so that a plain coder absorbs the
-parent into its children.
+parent into its children. Every batch is drawn anew, so that a coder cannot learn rows by heart.
 """
 
 from dataclasses import replace
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from glassworks.coders import Coder
-from glassworks.harvest import Recording, Rows
+from glassworks.harvest import Statistics, Stream
 from glassworks.sites import Site
 from glassworks.train import (
     L1,
@@ -38,7 +38,8 @@ from glassworks.train import (
 from glassworks.train.gates import JumpReLU
 
 SITE = Site("resid_post", 0)
-D, FEATURES, ROWS, ON, CHILDREN = 128, 512, 60_000, 8, 3
+D, FEATURES, ON, CHILDREN = 128, 512, 8, 3
+HELD_OUT = 8000
 WIDTH, STEPS, BATCH = 512, 3000, 1024
 
 
@@ -46,23 +47,23 @@ def directions(generator: torch.Generator) -> Tensor:
     return torch.nn.functional.normalize(torch.randn(FEATURES, D, generator=generator))
 
 
-def plain(generator: torch.Generator) -> Tensor:
+def plain(rows: int, generator: torch.Generator) -> Tensor:
     """Each feature by itself, common ones a hundred times as often as rare ones."""
     often = torch.logspace(0, -2, FEATURES)
-    return torch.rand(ROWS, FEATURES, generator=generator) < often * ON / often.sum()
+    return torch.rand(rows, FEATURES, generator=generator) < often * ON / often.sum()
 
 
-def correlated(generator: torch.Generator) -> Tensor:
+def correlated(rows: int, generator: torch.Generator) -> Tensor:
     """In groups of eight, of which an active one lets half of its features fire."""
-    groups = torch.rand(ROWS, FEATURES // 8, generator=generator) < ON / FEATURES * 2
-    return groups.repeat_interleave(8, 1) & (torch.rand(ROWS, FEATURES, generator=generator) < 0.5)
+    groups = torch.rand(rows, FEATURES // 8, generator=generator) < ON / FEATURES * 2
+    return groups.repeat_interleave(8, 1) & (torch.rand(rows, FEATURES, generator=generator) < 0.5)
 
 
-def hierarchical(generator: torch.Generator) -> Tensor:
+def hierarchical(rows: int, generator: torch.Generator) -> Tensor:
     """128 parents with three children each; with an active parent one child is active, or none."""
     parents = FEATURES // (1 + CHILDREN)
-    on = torch.rand(ROWS, parents, generator=generator) < ON / 2 / parents
-    which = torch.randint(CHILDREN + 1, (ROWS, parents), generator=generator)
+    on = torch.rand(rows, parents, generator=generator) < ON / 2 / parents
+    which = torch.randint(CHILDREN + 1, (rows, parents), generator=generator)
     children = torch.stack([on & (which == n) for n in range(CHILDREN)], 2).flatten(1)
     return torch.cat([on, children], 1)
 
@@ -70,15 +71,37 @@ def hierarchical(generator: torch.Generator) -> Tensor:
 WORLDS = {"plain": plain, "correlated": correlated, "hierarchical": hierarchical}
 
 
-def world(name: str) -> tuple[Tensor, Tensor, Recording]:
-    generator = torch.Generator().manual_seed(7)
-    truth, on = directions(generator), WORLDS[name](generator)
-    strength = on * (0.5 + torch.rand(ROWS, FEATURES, generator=generator))
-    rows = torch.arange(ROWS)
-    return truth, on, Recording(rows % 97, rows // 50, rows % 50, {SITE.name: strength @ truth})
+class World(Stream):
+    """Rows of a known dictionary, drawn anew for every batch."""
+
+    def __init__(self, name: str, seed: int) -> None:
+        self.fires, self.generator = WORLDS[name], torch.Generator().manual_seed(seed)
+        self.truth = directions(torch.Generator().manual_seed(7))
+        self.batch, self.widths = BATCH, {SITE.name: D}
+
+    def rows(self, count: int) -> tuple[Tensor, Tensor]:
+        """Which features are on, and the rows."""
+        on = self.fires(count, self.generator)
+        strength = on * (0.5 + torch.rand(count, FEATURES, generator=self.generator))
+        return on, strength @ self.truth
+
+    def draw(self) -> dict[str, Tensor]:
+        return {SITE.name: self.rows(self.batch)[1]}
+
+    def state(self) -> dict[str, Tensor]:
+        return {"generator": self.generator.get_state()}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        self.generator.set_state(state["generator"])
+
+    def statistics(self, site: str) -> Statistics:
+        state = self.state()
+        rows = self.rows(HELD_OUT)[1]
+        self.restore(state)
+        return Statistics(HELD_OUT, rows.mean(0), float(rows.square().sum(1).mean()))
 
 
-def members(stream: Rows, layout: Layout, l0: float) -> list[Member]:
+def members(stream: Stream, layout: Layout, l0: float) -> list[Member]:
     short = {"rate": 2e-3, "anneal": 4.0}
     jump = {"rate": 2e-3, "fires": 4 * l0}
     recipes = [("topk", l0, short), ("batchtopk", l0, short), ("batchtopk_matryoshka", l0, short)]
@@ -123,20 +146,20 @@ def recovered(coder: Coder, truth: Tensor, on: Tensor, rows: Tensor) -> dict[str
 @pytest.mark.parametrize("name", WORLDS)
 @pytest.mark.timeout(3600)
 def test_the_dictionary_is_found(name, keep):
-    truth, on, recording = world(name)
-    stream = Rows(recording, BATCH, 0.0, 0)
-    fleet = fit(Fleet(members(stream, layouts("sae", [SITE])[0], float(on.sum(1).float().mean())), stream))
-    scope, held = fleet.scope("recovery", "synthetic"), slice(0, 8000)
-    rows = recording.values[SITE.name][held]
+    stream, held = World(name, 0), World(name, 1)
+    on, rows = held.rows(HELD_OUT)
+    l0 = float(on.sum(1).float().mean())
+    fleet = fit(Fleet(members(stream, layouts("sae", [SITE])[0], l0), stream))
+    scope = fleet.scope("recovery", "synthetic")
     measured = fleet.measure(scope, 8)
     figures = {
         member: {each: measured[member][each] for each in ("l0", "fvu", "dead")}
-        | recovered(scope[member], truth, on[held], rows)
+        | recovered(scope[member], stream.truth, on, rows)
         for member in scope
     }
     keep(
         f"recovery_{name}",
-        {"rows": ROWS, "steps": STEPS, "batch": BATCH, "true_l0": float(on.sum(1).float().mean())} | figures,
+        {"steps": STEPS, "batch": BATCH, "true_l0": l0} | figures,
     )
     for member, each in figures.items():
         print(f"{name:13} {member:22} " + "  ".join(f"{key} {value:.3f}" for key, value in each.items()))
@@ -146,7 +169,7 @@ def test_the_dictionary_is_found(name, keep):
     if name == "hierarchical":
         parents = slice(0, FEATURES // (1 + CHILDREN))
         ours, plain_ = (
-            recovered(scope[each], truth[parents], on[held, parents], rows)["f1"]
+            recovered(scope[each], stream.truth[parents], on[:, parents], rows)["f1"]
             for each in ("batchtopk_matryoshka", "batchtopk")
         )
         assert ours > plain_
