@@ -22,11 +22,11 @@ from run import ROOT, environment
 from safetensors.torch import save_file
 from torch import Tensor
 
-from glassworks import evals, load_model, load_scope
+from glassworks import evals, load_model, load_scope, pages
 from glassworks.coders import Scope, Shelf, Transcoder, entry_of
-from glassworks.evals.chart import Point
 from glassworks.harvest import Contexts, Reading, Statistics, Store, Storing, Stream, harvest
 from glassworks.models import Model
+from glassworks.pages import Point
 from glassworks.train import Axes, Fleet, Member, fit, layouts, table
 
 HERE, RESULTS = Path(__file__).resolve().parent, ROOT / "benchmarks" / "results"
@@ -181,10 +181,10 @@ def page(found: dict[str, Any]) -> str:
                 for who, line in (("ours", "glassworks"), ("theirs", library)):
                     point = Point(pair[who]["l0"], pair[who][figure], member)
                     panels.setdefault(site, {}).setdefault(line, []).append(point)
-            body.append(evals.section(f"{name}: L0 against {words}", panels, "L0", words))
+            body.append(pages.section(f"{name}: L0 against {words}", panels, "L0", words))
         lines = [{"coder": f"{member}, {who}"} | pair[who] for member, pair in model["members"].items() for who in pair]
-        body.append(evals.table(lines, ("coder", *FIGURES, *OF_LOSS)))
-    return evals.document("Suites: the same rows, the same steps", body)
+        body.append(pages.table(lines, ("coder", *FIGURES, *OF_LOSS)))
+    return pages.document("Suites: the same rows, the same steps", body)
 
 
 def main() -> int:
