@@ -5,7 +5,7 @@ from glassworks.models.load import load_model, load_vocabulary
 from glassworks.models.model import Edit, Model, Prediction
 from glassworks.models.run import Run
 from glassworks.models.scoring import Projection, Scorer
-from glassworks.models.skipping import starting
+from glassworks.models.skipping import ending, starting
 from glassworks.models.taps import Tap
 from glassworks.models.vocabulary import Prompt, Vocabulary
 from glassworks.models.weights import Block, Norm
@@ -22,6 +22,7 @@ __all__ = [
     "Scorer",
     "Tap",
     "Vocabulary",
+    "ending",
     "families",
     "load_model",
     "load_vocabulary",

@@ -1,4 +1,4 @@
-"""Start in the middle: run only the upper blocks of a model, from a residual stream that is known already.
+"""Run a part of a model: the upper blocks, from a residual stream that is known already; the last MLP at one token.
 
 Blocks below are not computed: each passes its input on. This module must not know why.
 """
@@ -37,3 +37,19 @@ def starting(taps: Taps, layer: int, stream: Float[Tensor, "#batch token d_model
 
 def _passing_on(hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
     return hidden_states
+
+
+@contextmanager
+def ending(taps: Taps) -> Iterator[None]:
+    """Compute the last block's MLP at the last token alone; what that block gives at other tokens is then not right.
+
+    Args:
+        taps: the model's taps; none may look at that MLP.
+    """
+    mlp = taps.anatomy.part("mlp", len(taps.anatomy.layers) - 1)
+    assert mlp is not None
+    hook = mlp.register_forward_pre_hook(lambda _, given: (given[0][:, -1:], *given[1:]))
+    try:
+        yield
+    finally:
+        hook.remove()

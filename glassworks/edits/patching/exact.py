@@ -19,12 +19,12 @@ from transformers import DynamicCache
 from glassworks.edits.patching.cells import Cell, carrying
 from glassworks.edits.patching.pair import Pair, Way
 from glassworks.errors import BadInput
-from glassworks.models import Model, starting
+from glassworks.models import Model, ending, starting
 from glassworks.sites import Site
 
 WITH_CACHE = ("k", "v", "pattern")
 """Kinds of sites whose values tell of all tokens, those in a key-value cache too."""
-BATCH_TOKENS = 512
+BATCH_TOKENS = 1024
 """Tokens in one forward: enough to keep two cores busy, few enough that upper cells skip the lower layers."""
 
 
@@ -159,8 +159,14 @@ class Runs:
         start = 0 if self.model.taps.stack else min(map(first_token, rows))
         taps, ids = carrying(self.model, rows, self.sources, start), self.base[start:].expand(len(rows), -1)
         cache = self._prefix(start, len(rows)) if start else None
-        with self.beginning(min(map(self.layer, rows)), start), self.model.tapped(taps):
+        with self._ending(rows), self.beginning(min(map(self.layer, rows)), start), self.model.tapped(taps):
             return self.metric(last_logits(self.model, ids, cache))
+
+    def _ending(self, rows: Sequence[Cell]) -> Any:
+        """Leave out the last MLP's other tokens, unless edits act or cells lie in it."""
+        last = [each.site.kind for each in rows if each.site.layer == self.model.n_layers - 1]
+        whole = self.model.taps.stack or any(kind.startswith("mlp") for kind in last)
+        return ExitStack() if whole else ending(self.model.taps)
 
     @cached_property
     def _cache(self) -> DynamicCache:
