@@ -25,7 +25,9 @@ def evaluate(
         typer.Option(help="Text files, folders, hf: data sets, or one store; an embedded world's own if unset."),
     ] = None,
     model: Annotated[str, typer.Option("--model", "-m", help="The model, where not the one it was trained on.")] = "",
-    coders: Annotated[str, typer.Option(help="Only coders that read here: resid_post.12, or mlp_in.")] = "",
+    coders: Annotated[
+        str, typer.Option(help="Only the coder of this name, or those that read here: mlp_in, or mlp_in.2.")
+    ] = "",
     tokens: Annotated[int, typer.Option(help="How many tokens, about.", min=2)] = TOKENS,
     save: Annotated[bool, typer.Option("--save", help="Write the figures into the scope's metrics.")] = False,
     page: Annotated[Path | None, typer.Option(help="Write curves and tables to this HTML file.")] = None,
@@ -56,6 +58,8 @@ def evaluate(
 
 
 def _chosen(scope: "Scope", place: str) -> list[str]:
+    if place in scope:
+        return [place]
     words = {entry.name: {w for site in entry.reads for w in (site.name, site.kind)} for entry in scope.entries}
     found = [name for name, said in words.items() if not place or place in said]
     if not found:

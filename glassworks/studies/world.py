@@ -234,7 +234,7 @@ class Swaps:
 SHIPPED = {
     "smallworld-m": replace(FULL, seed=2),
     "smallworld-m-it": FULL,
-    "smallworld-s-it": Suite((replace(TRANSCODERS.coders[0], width=512, k=24.0),)),
+    "smallworld-s-it": Suite((replace(TRANSCODERS.coders[0], width=512, k=22.0),)),
 }
 """What the embedded scopes hold, where it is not `TRANSCODERS`.
 

@@ -137,4 +137,4 @@ def test_scopes_are_whole(name):
 def test_what_is_embedded_stays_small():
     """As a wheel stores it: each file compressed by itself."""
     files = [file for file in hub.EMBEDDED.rglob("*") if file.is_file()]
-    assert sum(len(zlib.compress(file.read_bytes(), 1)) for file in files) <= 45e6
+    assert sum(len(zlib.compress(file.read_bytes())) for file in files) <= 45e6
