@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from glassworks.cli.options import Json, lines_of, show
+from glassworks.cli.options import Json, lines_of, show, write_page
 from glassworks.errors import BadInput
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def _layers(one: Both, texts: "list[Paired]", coders: str, seed: int, page: Path
 
     found = evolve(*one, texts, coders, seed)
     if page:
-        page.write_text(evolution_page(found), encoding="utf-8")
+        write_page(page, evolution_page(found))
     return {"plain": found.plain(), "tables": _followed(found)}
 
 
@@ -145,7 +145,7 @@ def _models(found: "list[Comparison]", page: Path | None) -> dict[str, Any]:
     from glassworks.transfer import family_page, pair_page
 
     if page:
-        page.write_text(pair_page(found[0]) if len(found) == 1 else family_page(found), encoding="utf-8")
+        write_page(page, pair_page(found[0]) if len(found) == 1 else family_page(found))
     plain = found[0].plain() if len(found) == 1 else {"pairs": [each.plain() for each in found]}
     return {"plain": plain, "tables": {name: value for each in found for name, value in _shared(each).items()}}
 

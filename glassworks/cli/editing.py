@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, final
 
 import typer
 
-from glassworks.cli.options import lines_of
+from glassworks.cli.options import lines_of, write_page
 from glassworks.errors import BadInput, NotFound
 
 if TYPE_CHECKING:
@@ -204,14 +204,6 @@ def written(
     if page is not None:
         write_page(page, html)
     return {name: str(file) for name, file in (("saved", save), ("page", page)) if file is not None}
-
-
-def write_page(page: Path, html: str) -> None:
-    """Write a page; BadInput where the place cannot be written."""
-    try:
-        page.write_text(html, encoding="utf-8")
-    except OSError as error:
-        raise BadInput(f"The page {page} cannot be written ({error}); choose another place.") from error
 
 
 def tell(found: "Outcome", files: dict[str, str], as_json: bool) -> None:

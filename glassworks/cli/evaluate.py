@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from glassworks.cli.options import Json, show
+from glassworks.cli.options import Json, show, write_page
 from glassworks.errors import BadInput, NotFound, nearest
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def evaluate(
         if page:
             from glassworks import evals
 
-            page.write_text(evals.page(measured, f"{reference}: fidelity"), encoding="utf-8")
+            write_page(page, evals.page(measured, f"{reference}: fidelity"))
     show({"scope": reference, **(measured if as_json else _tables(measured))}, as_json)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from glassworks.errors import NotFound
+from glassworks.errors import BadInput, NotFound
 
 Model = Annotated[str, typer.Option("--model", "-m", help="A folder, an embedded name, or owner/name on the hub.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.")]
@@ -73,3 +73,13 @@ def _plain(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {_plain(each)}" for key, each in value.items())
     return "" if value is None else str(value)
+
+
+def write_page(page: Path, html: str) -> None:
+    """Write a page, whole or not at all; BadInput where the place cannot be written."""
+    from glassworks.artefacts import replace_text
+
+    try:
+        replace_text(page, html)
+    except OSError as error:
+        raise BadInput(f"The page {page} cannot be written ({error.strerror}); choose another place.") from error

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from glassworks.cli import editing
-from glassworks.cli.options import Json, Model, show
+from glassworks.cli.options import Json, Model, show, write_page
 from glassworks.errors import BadInput
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def patch(
         if page is not None:
             from glassworks.edits import sweeps_page
 
-            editing.write_page(page, sweeps_page([*sweeps, *(each for _, each in estimates)], agreements, found))
+            write_page(page, sweeps_page([*sweeps, *(each for _, each in estimates)], agreements, found))
     result: dict[str, Any] = {"model": pair.model.name, "tokens": pair.texts, "metric": pair.metric.name}
     result["sweeps"] = [each.plain() for each in (*sweeps, *(each for _, each in estimates))]
     result["agreement"] = {name: each.plain() for name, each in agreements.items()}

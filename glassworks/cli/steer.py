@@ -8,7 +8,7 @@ import typer
 
 from glassworks.cli import editing
 from glassworks.cli.editing import Picks, Setting
-from glassworks.cli.options import Json, Model, show
+from glassworks.cli.options import Json, Model, show, write_page
 from glassworks.errors import BadInput
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def sweep(
             new_tokens=tokens,
         )
         if page is not None:
-            editing.write_page(page, doses_page(setting.prompt, words, found))
+            write_page(page, doses_page(setting.prompt, words, found))
     plain = [each.plain() for each in found]
     result = {"model": setting.model.name, "prompt": setting.prompt, "edits": words, "doses": plain}
     result |= {"page": str(page)} if page else {}

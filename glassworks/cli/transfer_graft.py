@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from glassworks.cli.options import Json, show
+from glassworks.cli.options import Json, show, write_page
 from glassworks.errors import BadInput
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def evaluate_graft(
 
     with Console(stderr=True).status("Evaluating ...") as status:
         from glassworks import transfer
-        from glassworks.artefacts import check_output, replace_text
+        from glassworks.artefacts import check_output
         from glassworks.circuits import load_circuit
         from glassworks.models import load_model
 
@@ -100,7 +100,7 @@ def evaluate_graft(
         found = transfer.evaluate(setup, splits, each, report=lambda name: status.update(f"Evaluating: {name}"))
         found.save(out)
         if page is not None:
-            replace_text(page, transfer.page(found))
+            write_page(page, transfer.page(found))
     rows = [
         {"system": row.name, **{name: f"{each[0]:.2f}" for name, each in row.rates.items()}, "KL": f"{row.kl[0]:.4f}"}
         for row in found.rows
