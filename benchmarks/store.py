@@ -76,8 +76,9 @@ def write_store(folder: Path, values: torch.Tensor, shards: int) -> None:
     begin(place, plan, False)
     tokens = torch.arange(ROWS, dtype=torch.int32)
     columns = dict.fromkeys(("tokens", "documents", "positions", "following"), tokens)
+    sums = {f"{name}.{SITE}": torch.zeros(WIDTH, dtype=torch.float64) for name in ("mean", "square")}
     for number in range(shards):
-        write(place, Shard(number, columns, {SITE: {"values": values}}), lambda: None)
+        write(place, Shard(number, columns, {SITE: {"values": values}}, sums), lambda: None)
     seal(place, plan, shards)
 
 

@@ -29,11 +29,19 @@ Told = Callable[[int, int], None]
 @final
 @dataclass(frozen=True, eq=False)
 class Shard:
-    """A shard in memory: its number, the columns of its tokens, and what is stored at each site."""
+    """A shard in memory.
+
+    Attributes:
+        number: its place in the store.
+        columns: those of its tokens.
+        values: what is stored at each site.
+        sums: of each component at each site, `mean.SITE`, and of its squares, `square.SITE`, in float64.
+    """
 
     number: int
     columns: dict[str, Tensor]
     values: dict[str, dict[str, Tensor]]
+    sums: dict[str, Tensor]
 
 
 def shards(contexts: Iterable[Context], rows: int) -> Iterator[list[Context]]:
@@ -82,16 +90,23 @@ def compute(
         }
         for site, width in plan["sites"].items()
     }
+    sums = {
+        f"{name}.{site}": torch.zeros(width, dtype=torch.float64)
+        for site, width in plan["sites"].items()
+        for name in ("mean", "square")
+    }
     for group, found in forward(model, [each.tokens for each in contexts], sites, plan["batch"]):
         real = torch.nn.utils.rnn.pad_sequence([torch.tensor(contexts[each].kept) for each in group], batch_first=True)
         here = place[torch.cat([numbers[each] for each in group])]
         for site, value in found.items():
             part = value[real.to(value.device)]
             _check_finite(part, site, ordered, order, here)
-            for name, each in narrow(part, plan["dtype"]).items():
+            stored = narrow(part, plan["dtype"])
+            for name, each in stored.items():
                 put(values[site][name], here, each.cpu())
+            _add_up(stored, sums[f"mean.{site}"], sums[f"square.{site}"])
         told(sum(len(contexts[each].tokens) for each in group), 0)
-    return Shard(number, {name: each[order] for name, each in ordered.items()}, values)
+    return Shard(number, {name: each[order] for name, each in ordered.items()}, values, sums)
 
 
 def _check_finite(part: Tensor, site: str, ordered: dict[str, Tensor], order: Tensor, here: Tensor) -> None:
@@ -105,39 +120,32 @@ def _check_finite(part: Tensor, site: str, ordered: dict[str, Tensor], order: Te
     )
 
 
+def _add_up(stored: dict[str, Tensor], total: Tensor, square: Tensor) -> None:
+    """Add stored rows and their squares to sums: a few rows at a time in float32, as a product, these in float64."""
+    for start in range(0, len(stored["values"]), ROWS_AT_ONCE):
+        rows = widen({name: each[start : start + ROWS_AT_ONCE] for name, each in stored.items()})
+        ones = rows.new_ones(1, len(rows))
+        total += (ones @ rows)[0].cpu()
+        square += (ones @ rows.square())[0].cpu()
+
+
 def write(folder: Folder, shard: Shard, release: Callable[[], None]) -> None:
     """Write the files of a shard, its marks last, and give up the claim on it."""
+    groups = {"rows": shard.columns, **shard.values}
+    parts = {shard_file(group, shard.number): as_file(tensors) for group, tensors in groups.items()}
     try:
-        files: dict[str, dict[str, Any]] = {}
-        sums: dict[str, Tensor] = {}
-        with ThreadPoolExecutor(1) as other:  # hashes and adds up what is being written
-            for group, tensors in {"rows": shard.columns, **shard.values}.items():
-                parts, name = as_file(tensors), shard_file(group, shard.number)
-                hashed, added = other.submit(hash_of, parts), other.submit(_sums, group, tensors)
-                folder.write(name, parts)
-                files[name] = {"bytes": sum(len(part) for part in parts), "sha256": hashed.result()}
-                sums |= added.result()
+        with ThreadPoolExecutor(1) as other:
+            hashes = other.map(hash_of, parts.values())  # while the files are being written
+            for name, each in parts.items():
+                folder.write(name, each)
+            sizes = [sum(map(len, each)) for each in parts.values()]
+            found = zip(parts, sizes, hashes, strict=True)
+            files = {name: {"bytes": size, "sha256": sha256} for name, size, sha256 in found}
         about = {
             "files": json.dumps(files),
             "rows": str(len(shard.columns["tokens"])),
-            "sha256": hash_of(as_file(sums)),
+            "sha256": hash_of(as_file(shard.sums)),
         }
-        folder.write(shard_file("marks", shard.number), as_file(sums, about))
+        folder.write(shard_file("marks", shard.number), as_file(shard.sums, about))
     finally:
         release()
-
-
-def _sums(site: str, stored: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Sums and sums of squares of each component that a shard stores at a site.
-
-    A few rows that stay in the cache are added up in float32, as a product, and these sums in float64.
-    """
-    if "values" not in stored:
-        return {}
-    total, square = torch.zeros(2, stored["values"].shape[1], dtype=torch.float64)
-    for start in range(0, len(stored["values"]), ROWS_AT_ONCE):
-        values = widen({name: each[start : start + ROWS_AT_ONCE] for name, each in stored.items()})
-        ones = values.new_ones(1, len(values))
-        total += (ones @ values)[0]
-        square += (ones @ values.square())[0]
-    return {f"mean.{site}": total, f"square.{site}": square}

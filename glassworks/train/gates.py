@@ -181,8 +181,7 @@ class JumpReLU(Gate):
     def open(self, part: Part, codes: Codes) -> Opened:
         """Those above their threshold."""
         threshold = codes.of_latent(part.learned["log_threshold"].exp())
-        values = Jump.apply(codes.pre, threshold, self.bandwidth)
-        return Opened(values, Step.apply(codes.pre, threshold, self.bandwidth, self.everything))
+        return Opened(*Jump.apply(codes.pre, threshold, self.bandwidth, self.everything))
 
     def encoder(self, part: Part, w_enc: Tensor) -> tuple[Tensor, Tensor, coders.Activation]:
         """As it was trained."""
@@ -219,44 +218,43 @@ class Gated(Gate):
         return coders.gated(w_enc, part.b_enc.detach(), learned["b_mag"], learned["r_mag"])
 
 
-class Step(torch.autograd.Function):
-    """1 above the threshold, else 0; with the rectangle kernel's gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, pre: Tensor, threshold: Tensor, bandwidth: int | float, everything: bool) -> Tensor:
-        """The step."""
-        ctx.save_for_backward(pre, threshold)
-        ctx.bandwidth, ctx.everything = bandwidth, everything
-        return (pre > threshold).to(pre.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """To the threshold, and to the pre-activation where everything learns from it."""
-        pre, threshold = ctx.saved_tensors
-        slope = grads[0] * _kernel(pre, threshold, ctx.bandwidth) / ctx.bandwidth
-        return slope if ctx.everything else None, (-slope).sum_to_size(threshold.shape), None, None
-
-
 class Jump(torch.autograd.Function):
-    """The pre-activation above the threshold, else 0; with the paper's gradient."""
+    """The pre-activation above the threshold, else 0, and the step, which is 1 there; with the paper's gradients.
+
+    Few entries lie in the kernel's window, so only these are looked up again for the threshold's gradient.
+    """
 
     @staticmethod
-    def forward(ctx: Any, pre: Tensor, threshold: Tensor, bandwidth: int | float) -> Tensor:
-        """JumpReLU."""
-        ctx.save_for_backward(pre, threshold)
-        ctx.bandwidth = bandwidth
-        return pre * (pre > threshold)
+    def forward(
+        ctx: Any, pre: Tensor, threshold: Tensor, bandwidth: int | float, everything: bool
+    ) -> tuple[Tensor, Tensor]:
+        """JumpReLU and its step; `threshold` has one row, or as many entries as `pre`."""
+        on = (pre > threshold).to(pre.dtype)
+        near = ((pre - threshold).abs_() < bandwidth / 2).nonzero(as_tuple=True)
+        ctx.save_for_backward(on, threshold, *near)
+        ctx.bandwidth, ctx.everything = bandwidth, everything
+        ctx.set_materialize_grads(False)
+        return pre * on, on
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """To the pre-activation where it is on, and to the threshold where the kernel is not zero."""
-        pre, threshold = ctx.saved_tensors
-        slope = grads[0] * threshold * _kernel(pre, threshold, ctx.bandwidth) / ctx.bandwidth
-        return grads[0] * (pre > threshold), (-slope).sum_to_size(threshold.shape), None
-
-
-def _kernel(pre: Tensor, threshold: Tensor, bandwidth: int | float) -> Tensor:
-    return ((pre - threshold).abs() < bandwidth / 2).to(pre.dtype)
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        """To the pre-activation where it is on (and in the window, where all learns from the step), and to the
+        threshold from the window."""
+        on, threshold, *near = ctx.saved_tensors
+        of_values, of_step = grads
+        pre = None if of_values is None else of_values * on
+        flat, column = threshold.flatten(), near[-1]
+        slope = flat.new_zeros(len(column))
+        if of_values is not None:
+            slope += of_values[tuple(near)] * flat[column]
+        if of_step is not None:
+            steep = of_step[tuple(near)]
+            slope += steep
+            if ctx.everything:
+                pre = torch.zeros_like(on) if pre is None else pre
+                pre[tuple(near)] += steep / ctx.bandwidth
+        moved = torch.zeros_like(flat).index_add_(0, column, slope / -ctx.bandwidth)
+        return pre, moved.view_as(threshold), None, None
 
 
 def _rectified(codes: Codes) -> Opened:

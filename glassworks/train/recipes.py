@@ -56,31 +56,48 @@ Recipe = Callable[[Order], Objective]
 """Makes the objective of an order; further numbers have defaults."""
 
 
-def topk(order: Order, rate: int | float | None = None, anneal: int | float = 1.0, jump: bool = False) -> Objective:
+def topk(
+    order: Order,
+    rate: int | float | None = None,
+    anneal: int | float = 1.0,
+    patience: int | float = 0.05,
+    jump: bool = False,
+) -> Objective:
     """TopK with AuxK (Gao et al. 2024, arXiv 2406.04093); sparsity is k.
+
+    Where a coder writes another site than it reads, decoder rows begin at zero and have any length: directions that
+    are drawn, or the encoder's, would first have to be unlearned, which in short runs costs a third of the error.
 
     Args:
         order: what is trained.
         rate: learning rate; by default 2e-4 / sqrt(width / 2^14), as the paper scales it.
         anneal: k begins at so many times its end and falls over the first 40 % of the steps; helps short runs.
+        patience: share of the training's tokens without which a latent is dead; at most ten million tokens.
         jump: export as JumpReLU with a threshold of the same mean L0.
     """
-    return _largest(order, TopK(_annealed(order, anneal), jump), rate)
+    return _largest(order, TopK(_annealed(order, anneal), jump), rate, patience)
 
 
-def batchtopk(order: Order, rate: int | float | None = None, anneal: int | float = 1.0) -> Objective:
+def batchtopk(
+    order: Order, rate: int | float | None = None, anneal: int | float = 1.0, patience: int | float = 0.05
+) -> Objective:
     """BatchTopK with AuxK (Bussmann et al. 2024, arXiv 2412.06410), exported as JumpReLU; sparsity is k.
 
     Args:
         order: what is trained.
         rate: see `topk`.
         anneal: see `topk`.
+        patience: see `topk`.
     """
-    return _largest(order, BatchTopK(_annealed(order, anneal)), rate)
+    return _largest(order, BatchTopK(_annealed(order, anneal)), rate, patience)
 
 
 def batchtopk_matryoshka(
-    order: Order, rate: int | float | None = None, anneal: int | float = 1.0, prefixes: tuple[int, ...] | None = None
+    order: Order,
+    rate: int | float | None = None,
+    anneal: int | float = 1.0,
+    patience: int | float = 0.05,
+    prefixes: tuple[int, ...] | None = None,
 ) -> Objective:
     """BatchTopK whose first latents must do alone as well (Bussmann et al. 2025, arXiv 2503.17547); sparsity is k.
 
@@ -88,9 +105,10 @@ def batchtopk_matryoshka(
         order: what is trained.
         rate: see `topk`.
         anneal: see `topk`.
+        patience: see `topk`.
         prefixes: widths of the nested dictionaries; by default a 16th, an 8th, a quarter, half and all of the width.
     """
-    return _largest(order, BatchTopK(_annealed(order, anneal)), rate, prefixes or _halves(order.width))
+    return _largest(order, BatchTopK(_annealed(order, anneal)), rate, patience, prefixes or _halves(order.width))
 
 
 def gemma_scope_1(
@@ -177,20 +195,23 @@ def anthropic_jumprelu(
     )
 
 
-def clt(order: Order, rate: int | float | None = None, anneal: int | float = 1.0) -> Objective:
+def clt(
+    order: Order, rate: int | float | None = None, anneal: int | float = 1.0, patience: int | float = 0.05
+) -> Objective:
     """BatchTopK on each layer's latents, exported as JumpReLU (Gemma Scope 2 report, B.1); sparsity is k a layer.
 
     The report's appendix B opens with "only JumpReLU in the final release" and ends with "for multi-layer we typically
     train BatchTopK, then convert to JumpReLU"; the latter is followed, as it keeps the sparse form throughout.
-    Gradients of AuxK reach each layer's dead latents. Nothing is subtracted from the input, and decoder rows keep
-    length 1 over all layers that they write.
+    Gradients of AuxK reach each layer's dead latents. Nothing is subtracted from the input.
 
     Args:
         order: what is trained; any layout, cross-layer transcoders and crosscoders foremost.
         rate: see `topk`.
         anneal: see `topk`.
+        patience: see `topk`.
     """
-    return replace(batchtopk(order, rate, anneal), start=Start(tied=order.layout.reads == order.layout.writes))
+    found = batchtopk(order, rate, anneal, patience)
+    return replace(found, start=replace(found.start, pre_bias=False))
 
 
 RECIPES = {
@@ -204,8 +225,13 @@ WEIGHTED = ("gemma_scope_1", "anthropic_jumprelu")
 
 
 def _largest(
-    order: Order, gate: TopK | BatchTopK, rate: int | float | None, prefixes: tuple[int, ...] = ()
+    order: Order,
+    gate: TopK | BatchTopK,
+    rate: int | float | None,
+    patience: int | float,
+    prefixes: tuple[int, ...] = (),
 ) -> Objective:
+    same = order.layout.reads == order.layout.writes
     peak = 2e-4 / sqrt(order.width / 2**14) if rate is None else rate
     descent = Rate(peak, warmup=min(1000, order.steps // 20), decay=order.steps // 5)
     return Objective(
@@ -215,10 +241,10 @@ def _largest(
         terms=((ALWAYS, Reconstruction()), (Ramp(1 / 32), AuxK())),
         adam=Adam(descent),
         steps=order.steps,
-        start=Start(pre_bias=order.own),
+        start=Start(pre_bias=order.own) if same else Start(tied=False, decoder=0.0),
         prefixes=prefixes,
-        unit=True,
-        dead=order.dead(),
+        unit=same,
+        dead=order.dead(patience),
     )
 
 

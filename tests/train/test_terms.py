@@ -24,7 +24,7 @@ from glassworks.train import (
     Start,
     Tanh,
 )
-from glassworks.train.gates import Jump, Step
+from glassworks.train.gates import Jump
 
 THRESHOLD, WIDTH = 0.4, 0.3
 
@@ -37,7 +37,7 @@ def dense(learner: Learner, batch, term):
     pre = (x if learner.centre is None else x - learner.b_dec) @ part.w_enc.T + part.b_enc
     if isinstance(learner.objective.gate, JumpReLU):
         t = part.learned["log_threshold"].exp()[None]
-        f, on = Jump.apply(pre, t, WIDTH), Step.apply(pre, t, WIDTH, False)
+        f, on = Jump.apply(pre, t, WIDTH, False)
     elif isinstance(learner.objective.gate, Gated):
         scale, bias = part.learned["r_mag"].exp(), part.learned["b_mag"]
         f = (scale * (pre - part.b_enc) + bias).relu() * (pre > 0)
