@@ -2,7 +2,8 @@
 
 Rows are sums of a few of 512 directions in 128 dimensions. Plain: each fires by itself. Correlated: features come in
 groups of eight that fire together. Hierarchical: a child only fires with its parent, so that a plain coder absorbs the
-parent into its children. Every batch is drawn anew, so that a coder cannot learn rows by heart.
+parent into its children. Every batch is drawn anew, so that a coder cannot learn rows by heart. The recipes' numbers
+were picked on other dictionaries (of other seeds).
 """
 
 from dataclasses import replace
@@ -76,7 +77,7 @@ class World(Stream):
 
     def __init__(self, name: str, seed: int) -> None:
         self.fires, self.generator = WORLDS[name], torch.Generator().manual_seed(seed)
-        self.truth = directions(torch.Generator().manual_seed(7))
+        self.truth = directions(torch.Generator().manual_seed(11))
         self.batch, self.widths = BATCH, {SITE.name: D}
 
     def rows(self, count: int) -> tuple[Tensor, Tensor]:
@@ -102,11 +103,12 @@ class World(Stream):
 
 
 def members(stream: Stream, layout: Layout, l0: float) -> list[Member]:
-    short = {"rate": 2e-3, "anneal": 4.0}
-    jump = {"rate": 2e-3, "fires": 4 * l0}
-    recipes = [("topk", l0, short), ("batchtopk", l0, short), ("batchtopk_matryoshka", l0, short)]
-    recipes += [("gemma_scope_1", 2e-3, jump), ("gemma_scope_2", l0, jump | {"weight": 5e-3, "prefixes": ()})]
-    recipes += [("anthropic_jumprelu", 1.0, {"rate": 1e-3, "fires": 4 * l0})]
+    largest = {"rate": 1e-2, "anneal": 4.0, "patience": 0.005}
+    jump = {"fires": 4 * l0, "patience": 0.005, "resample": STEPS // 20}
+    recipes = [(name, l0, largest) for name in ("topk", "batchtopk", "batchtopk_matryoshka")]
+    recipes += [("gemma_scope_1", 1e-2, jump | {"rate": 2e-3})]
+    recipes += [("gemma_scope_2", l0, jump | {"rate": 5e-3, "weight": 2e-2, "prefixes": ()})]
+    recipes += [("anthropic_jumprelu", 0.5, {"rate": 2e-3, "fires": 4 * l0})]
     found = []
     for name, sparsity, numbers in recipes:
         made = table(name, [layout], Axes([WIDTH], [sparsity]), stream, STEPS, numbers)
@@ -120,17 +122,17 @@ def by_hand(layout: Layout, gate, terms, **more) -> Objective:
 
 
 def by_l1(layout: Layout) -> Objective:
-    return by_hand(layout, Rectifier(), ((Ramp(0.05, 0.0, 500), L1()),))
+    return by_hand(layout, Rectifier(), ((Ramp(0.2, 0.0, 500), L1()),))
 
 
 def gated(layout: Layout) -> Objective:
-    terms = ((Ramp(0.05, 0.0, 500), GateL1()), (Ramp(1.0), GateReconstruction()))
+    terms = ((Ramp(0.3, 0.0, 500), GateL1()), (Ramp(1.0), GateReconstruction()))
     return by_hand(layout, Gated(), terms, unit=True)
 
 
 def tanh(layout: Layout) -> Objective:
     start = Start(fires=4.0 * ON, raised=True)
-    return by_hand(layout, JumpReLU(0.01, 0.02), ((Ramp(1e-2, 0.0, 500), Tanh(4.0)),), start=start, unit=True)
+    return by_hand(layout, JumpReLU(0.01, 0.02), ((Ramp(3e-2, 0.0, 500), Tanh(4.0)),), start=start, unit=True)
 
 
 def recovered(coder: Coder, truth: Tensor, on: Tensor, rows: Tensor) -> dict[str, float]:

@@ -47,9 +47,15 @@ class Order:
         """Whether one part reads what it writes, as an SAE does."""
         return all(reads == self.layout.writes for reads, _ in self.layout.parts)
 
-    def dead(self, share: int | float = 0.05, most: int = 10_000_000) -> Dead:
-        """Latents are dead after ten million tokens (Gao et al. 2024), or a share of a training that is short."""
-        return Dead(max(1, min(most, round(share * self.steps * self.batch))))
+    def dead(self, patience: int | float = 0.05, resample: int = 0) -> Dead:
+        """Latents are dead after ten million tokens (Gao et al. 2024), or a share of a training that is short.
+
+        Args:
+            patience: the share.
+            resample: steps between two resamplings in the first half of the training; 0 for none.
+        """
+        tokens = min(10_000_000, round(patience * self.steps * self.batch))
+        return Dead(max(1, tokens), resample, self.steps // 2)
 
 
 Recipe = Callable[[Order], Objective]
@@ -112,7 +118,12 @@ def batchtopk_matryoshka(
 
 
 def gemma_scope_1(
-    order: Order, rate: int | float = 7e-5, ramp: int = 10_000, fires: int | float | None = None
+    order: Order,
+    rate: int | float = 7e-5,
+    ramp: int = 10_000,
+    fires: int | float | None = None,
+    patience: int | float = 0.05,
+    resample: int = 0,
 ) -> Objective:
     """JumpReLU with a linear L0 penalty (Lieberum et al. 2024, arXiv 2408.05147); sparsity is the penalty's weight.
 
@@ -125,8 +136,12 @@ def gemma_scope_1(
         rate: learning rate after 1,000 steps of warm-up (fewer in a short run).
         ramp: steps over which the penalty's weight rises.
         fires: latents a token that are on in the beginning, by their thresholds; about half of them by default.
+        patience: see `topk`.
+        resample: so many steps apart dead latents begin anew, in the first half of the training; never where it is 0,
+            as in the paper; helps short runs.
     """
-    return _gemma(order, L0(), Ramp(order.sparsity, 0.0, min(ramp, order.steps // 4)), (rate, fires))
+    rise = Ramp(order.sparsity, 0.0, min(ramp, order.steps // 4))
+    return replace(_gemma(order, L0(), rise, (rate, fires)), dead=order.dead(patience, resample))
 
 
 def gemma_scope_2(
@@ -137,6 +152,8 @@ def gemma_scope_2(
     prefixes: tuple[int, ...] | None = None,
     ramp: int = 50_000,
     fires: int | float | None = None,
+    patience: int | float = 0.05,
+    resample: int = 0,
     origin: int | float | None = None,
 ) -> Objective:
     """JumpReLU, quadratic L0, Matryoshka, frequency penalty (Gemma Scope 2 report, equations 4 and 5); sparsity is L0.
@@ -152,13 +169,16 @@ def gemma_scope_2(
         prefixes: see `batchtopk_matryoshka`; `()` for none.
         ramp: steps over which the weights rise.
         fires: see `gemma_scope_1`.
+        patience: see `topk`.
+        resample: see `gemma_scope_1`.
         origin: L0 that is aimed at in the beginning, where latents are taken from other coders: the sum of theirs.
     """
     rise = min(ramp, order.steps // 4)
     more = ((Ramp(weight * frequency, 0.0, rise), Frequency()),) if frequency else ()
     widths = _halves(order.width) if prefixes is None else prefixes
     aim = Ramp(order.sparsity, origin, min(ramp, order.steps // 2))
-    return _gemma(order, QuadraticL0(aim), Ramp(weight, 0.0, rise), (rate, fires), more, widths)
+    found = _gemma(order, QuadraticL0(aim), Ramp(weight, 0.0, rise), (rate, fires), more, widths)
+    return replace(found, dead=order.dead(patience, resample))
 
 
 def anthropic_jumprelu(
@@ -268,7 +288,6 @@ def _gemma(
         prefixes=prefixes,
         centred=False,
         unit=True,
-        dead=order.dead(),
     )
 
 

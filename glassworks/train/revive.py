@@ -60,14 +60,17 @@ def resample(attempt: Attempt, optimiser: torch.optim.Optimizer, seed: int) -> N
 def _begin_anew(share: Share, dead: Int[Tensor, " k"], left: Float[Tensor, "token d"], rows: Int[Tensor, " k"]) -> None:
     part, alive = share.part, ~share.part.dead
     lengths = part.w_enc[alive].norm(dim=1).mean() if bool(alive.any()) else part.w_enc.new_ones(())
-    part.w_enc[dead] = normalize(share.read[rows] - share.read.mean(0)) * lengths * FAINT
+    own = share.read[rows] - share.read.mean(0)
+    part.w_enc[dead] = normalize(own) * lengths * FAINT
+    if "log_threshold" in part.learned:  # on at its own row, twice as strongly as it must be
+        part.learned["log_threshold"][dead] = (own.norm(dim=1) * lengths * FAINT / 2).clamp_min(1e-6).log()
     part.w_dec[dead] = normalize(left[rows]) * (part.norms[alive].mean() if bool(alive.any()) else 1.0)
     part.b_enc[dead] = 0.0
     part.silent[dead] = 0
 
 
 def _forget(share: Share, dead: Int[Tensor, " k"], optimiser: torch.optim.Optimizer) -> None:
-    for parameter in (share.part.w_enc, share.part.b_enc, share.part.w_dec):
+    for parameter in (share.part.w_enc, share.part.b_enc, share.part.w_dec, *share.part.learned.values()):
         moments: dict[str, Any] = optimiser.state.get(parameter, {})
         for name in ("exp_avg", "exp_avg_sq"):
             if name in moments:

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from glassworks.coders import Crosscoder, CrossLayer, Transcoder
-from glassworks.train import BatchTopK, Fleet, Gated, JumpReLU, Member, Ramp, Rectifier, Start, TopK, export
+from glassworks.train import BatchTopK, Fleet, Gated, JumpReLU, Learner, Member, Ramp, Rectifier, Start, TopK, export
+from glassworks.train.revive import resample
 
 KINDS = ["sae", "transcoder", "skip_transcoder", "clt", "crosscoder", "causal_crosscoder"]
 GATES = [BatchTopK(Ramp(3)), TopK(Ramp(3)), TopK(Ramp(3), jump=True), JumpReLU(0.2, 0.1), Rectifier(), Gated()]
@@ -92,3 +93,14 @@ def test_thresholds_begin_where_so_many_fire(objective, stream):
         attempt = fleet.trainees[0].learner({name: each(raw[name]) for name, each in fleet.scalings[True].items()}, 0)
         (share,) = attempt.shares
         assert float((share.values > 0).sum()) / 512 == pytest.approx(6.0, abs=1.0)
+
+
+def test_latents_that_learn_thresholds_are_on_where_they_begin_anew(objective, stream):
+    batch = stream(256).draw()
+    learner = Learner(objective(gate=JumpReLU(50.0, 0.1)), batch, 0)
+    attempt = learner(batch, 0)
+    assert not attempt.shares[0].on.any()
+    learner.parts[0].silent += 10_000
+    resample(attempt, torch.optim.Adam(learner.parameters()), 0)
+    (share,) = learner(batch, 0).shares
+    assert (share.codes.by_latent(share.on.detach()) > 0).all()
