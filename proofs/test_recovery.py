@@ -166,9 +166,11 @@ def test_the_dictionary_is_found(name, keep):
     for member, each in figures.items():
         print(f"{name:13} {member:22} " + "  ".join(f"{key} {value:.3f}" for key, value in each.items()))
     assert not fleet.failed
-    assert figures["topk"]["cosine"] > 0.85
-    assert figures["batchtopk"]["cosine"] > 0.85
-    if name == "hierarchical":
+    if name != "hierarchical":
+        assert figures["topk"]["cosine"] > 0.85
+        assert figures["batchtopk"]["cosine"] > 0.85
+    else:
+        assert figures["batchtopk_matryoshka"]["cosine"] > 0.85
         parents = slice(0, FEATURES // (1 + CHILDREN))
         ours, plain_ = (
             recovered(scope[each], stream.truth[parents], on[:, parents], rows)["f1"]
