@@ -18,8 +18,9 @@ from glassworks.coders import Latents
 from glassworks.train.kernels import Kernels, Pattern, kept, kernels, total
 from glassworks.train.touches import Chosen, Touch
 
-BLOCK = 1 << 22
-"""About so many pre-activations stand in memory at a time (16 MB): they are read again while the cache has them."""
+BLOCK, NARROW = 1 << 24, 1 << 22
+"""About so many pre-activations stand in memory at a time. A float32 product packs the weights anew for each block, so
+there should be few (64 MB each); one in fewer bits gains more from what the cache still has (8 MB)."""
 LEAST = 128
 """Fewer rows would not keep a matrix product busy."""
 
@@ -236,7 +237,7 @@ def _entries(
 
 def _blocks(rows: Tensor, weights: Tensor, bias: Tensor) -> Iterator[Tensor]:
     """The product, some rows at a time, each in the place of the last."""
-    size = max(BLOCK // len(bias), LEAST)
+    size = max((BLOCK if rows.dtype.itemsize > 2 else NARROW) // len(bias), LEAST)
     place = rows.new_empty(min(size, len(rows)), len(bias))
     for some in rows.split(size):
         yield torch.addmm(bias, some, weights, out=place[: len(some)])

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any, final
 
 import torch
+from torch import Tensor
 
 from glassworks.coders import Affine, Scope, Shelf, entry_of, replacement_of
 from glassworks.errors import BadInput, GlassworksError, nearest
@@ -146,10 +147,15 @@ class Fleet:
     def _scaled(self, batch: Batch) -> dict[bool, Batch]:
         """A batch in each of the scalings that members use."""
         raw = {site: batch[site].to(self.device) for site in self.sites}
-        bad = [site for site, values in raw.items() if not bool(values.isfinite().all())]
+        bad = [site for site, values in raw.items() if not _finite(values)]
         if bad:
             raise BadInput(f"The activations at {', '.join(bad)} hold values that are not finite; harvest them again.")
         return {way: {site: each[site](values) for site, values in raw.items()} for way, each in self.scalings.items()}
+
+
+def _finite(values: Tensor) -> bool:
+    """Whether all are; a sum says so in one pass, and only if it overflows each must be looked at."""
+    return bool(values.sum().isfinite()) or bool(values.isfinite().all())
 
 
 def _sites(members: Sequence[Member], widths: Mapping[str, int]) -> list[str]:
