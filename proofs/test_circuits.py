@@ -187,5 +187,5 @@ def test_circuits_of_a_task_predict_edits_on_unseen_prompts(keep):
     settings = {"task": "composed", "seen": PROMPTS, "unseen": len(unseen), "size": SIZE}
     add(keep, "prediction", {"settings": settings, **facts})
     assert found.predicted.clusters >= PROMPTS // 2
-    assert found.better[1] > 0
+    assert found.predicted.low > 0
     assert found.moved[1] > found.moved_random[2]
