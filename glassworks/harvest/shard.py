@@ -131,9 +131,9 @@ def _add_up(stored: dict[str, Tensor], total: Tensor, square: Tensor) -> None:
 
 def write(folder: Folder, shard: Shard, release: Callable[[], None]) -> None:
     """Write the files of a shard, its marks last, and give up the claim on it."""
-    groups = {"rows": shard.columns, **shard.values}
-    parts = {shard_file(group, shard.number): as_file(tensors) for group, tensors in groups.items()}
     try:
+        groups = {"rows": shard.columns, **shard.values}
+        parts = {shard_file(group, shard.number): as_file(tensors) for group, tensors in groups.items()}
         with ThreadPoolExecutor(1) as other:
             hashes = other.map(hash_of, parts.values())  # while the files are being written
             for name, each in parts.items():

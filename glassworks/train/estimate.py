@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -28,11 +29,8 @@ def estimate(members: Sequence[Member], stream: Stream) -> dict[str, Any]:
     """
     sizes = [parameters(each.objective, stream.widths) for each in members]
     steps = max(each.objective.steps for each in members)
-    rates = {
-        shape: _seconds(*shape, stream.batch) for each in members for shape in shapes(each.objective, stream.widths)
-    }
     seconds = sum(
-        each.objective.steps * rates[shape] * (OF_PRODUCT if _sparse(each.objective) else OF_DENSE)
+        each.objective.steps * _seconds(*shape, stream.batch, each.objective.products) * _products(each.objective)
         for each in members
         for shape in shapes(each.objective, stream.widths)
     )
@@ -67,14 +65,18 @@ def _latents(objective: Objective) -> int:
     return objective.width * len(objective.layout.parts)
 
 
-def _sparse(objective: Objective) -> bool:
-    return not any(isinstance(term, Silence | L1) for _, term in objective.terms)
+def _products(objective: Objective) -> float:
+    """How many encoder products a step takes as long as."""
+    dense = any(isinstance(term, Silence | L1) for _, term in objective.terms)
+    return OF_DENSE if dense else OF_PRODUCT
 
 
-def _seconds(d_in: int, latents: int, batch: int) -> float:
+@cache
+def _seconds(d_in: int, latents: int, batch: int, products: str) -> float:
     """Seconds of one encoder product, by timing a part of it."""
     rows = max(1, min(batch, 2**31 // (2 * d_in * latents)))
-    x, w = torch.randn(rows, d_in), torch.randn(d_in, latents)
+    kind = getattr(torch, products)
+    x, w = torch.randn(rows, d_in, dtype=kind), torch.randn(d_in, latents, dtype=kind)
     began = time.perf_counter()
     _ = x @ w
     return (time.perf_counter() - began) * batch / rows

@@ -62,13 +62,7 @@ Recipe = Callable[[Order], Objective]
 """Makes the objective of an order; further numbers have defaults."""
 
 
-def topk(
-    order: Order,
-    rate: int | float | None = None,
-    anneal: int | float = 1.0,
-    patience: int | float = 0.05,
-    jump: bool = False,
-) -> Objective:
+def topk(order: Order, rate: int | float | None = None, anneal: int | float = 1.0, jump: bool = False) -> Objective:
     """TopK with AuxK (Gao et al. 2024, arXiv 2406.04093); sparsity is k.
 
     Where a coder writes another site than it reads, decoder rows begin at zero and have any length: directions that
@@ -78,32 +72,24 @@ def topk(
         order: what is trained.
         rate: learning rate; by default 2e-4 / sqrt(width / 2^14), as the paper scales it.
         anneal: k begins at so many times its end and falls over the first 40 % of the steps; helps short runs.
-        patience: share of the training's tokens without which a latent is dead; at most ten million tokens.
         jump: export as JumpReLU with a threshold of the same mean L0.
     """
-    return _largest(order, TopK(_annealed(order, anneal), jump), rate, patience)
+    return _largest(order, TopK(_annealed(order, anneal), jump), rate)
 
 
-def batchtopk(
-    order: Order, rate: int | float | None = None, anneal: int | float = 1.0, patience: int | float = 0.05
-) -> Objective:
+def batchtopk(order: Order, rate: int | float | None = None, anneal: int | float = 1.0) -> Objective:
     """BatchTopK with AuxK (Bussmann et al. 2024, arXiv 2412.06410), exported as JumpReLU; sparsity is k.
 
     Args:
         order: what is trained.
         rate: see `topk`.
         anneal: see `topk`.
-        patience: see `topk`.
     """
-    return _largest(order, BatchTopK(_annealed(order, anneal)), rate, patience)
+    return _largest(order, BatchTopK(_annealed(order, anneal)), rate)
 
 
 def batchtopk_matryoshka(
-    order: Order,
-    rate: int | float | None = None,
-    anneal: int | float = 1.0,
-    patience: int | float = 0.05,
-    prefixes: tuple[int, ...] | None = None,
+    order: Order, rate: int | float | None = None, anneal: int | float = 1.0, prefixes: tuple[int, ...] | None = None
 ) -> Objective:
     """BatchTopK whose first latents must do alone as well (Bussmann et al. 2025, arXiv 2503.17547); sparsity is k.
 
@@ -111,19 +97,13 @@ def batchtopk_matryoshka(
         order: what is trained.
         rate: see `topk`.
         anneal: see `topk`.
-        patience: see `topk`.
         prefixes: widths of the nested dictionaries; by default a 16th, an 8th, a quarter, half and all of the width.
     """
-    return _largest(order, BatchTopK(_annealed(order, anneal)), rate, patience, prefixes or _halves(order.width))
+    return _largest(order, BatchTopK(_annealed(order, anneal)), rate, prefixes or _halves(order.width))
 
 
 def gemma_scope_1(
-    order: Order,
-    rate: int | float = 7e-5,
-    ramp: int = 10_000,
-    fires: int | float | None = None,
-    patience: int | float = 0.05,
-    resample: int = 0,
+    order: Order, rate: int | float = 7e-5, ramp: int = 10_000, fires: int | float | None = None
 ) -> Objective:
     """JumpReLU with a linear L0 penalty (Lieberum et al. 2024, arXiv 2408.05147); sparsity is the penalty's weight.
 
@@ -136,12 +116,8 @@ def gemma_scope_1(
         rate: learning rate after 1,000 steps of warm-up (fewer in a short run).
         ramp: steps over which the penalty's weight rises.
         fires: latents a token that are on in the beginning, by their thresholds; about half of them by default.
-        patience: see `topk`.
-        resample: so many steps apart dead latents begin anew, in the first half of the training; never where it is 0,
-            as in the paper; helps short runs.
     """
-    rise = Ramp(order.sparsity, 0.0, min(ramp, order.steps // 4))
-    return replace(_gemma(order, L0(), rise, (rate, fires)), dead=order.dead(patience, resample))
+    return _gemma(order, L0(), Ramp(order.sparsity, 0.0, min(ramp, order.steps // 4)), (rate, fires))
 
 
 def gemma_scope_2(
@@ -152,8 +128,6 @@ def gemma_scope_2(
     prefixes: tuple[int, ...] | None = None,
     ramp: int = 50_000,
     fires: int | float | None = None,
-    patience: int | float = 0.05,
-    resample: int = 0,
     origin: int | float | None = None,
 ) -> Objective:
     """JumpReLU, quadratic L0, Matryoshka, frequency penalty (Gemma Scope 2 report, equations 4 and 5); sparsity is L0.
@@ -169,16 +143,13 @@ def gemma_scope_2(
         prefixes: see `batchtopk_matryoshka`; `()` for none.
         ramp: steps over which the weights rise.
         fires: see `gemma_scope_1`.
-        patience: see `topk`.
-        resample: see `gemma_scope_1`.
         origin: L0 that is aimed at in the beginning, where latents are taken from other coders: the sum of theirs.
     """
     rise = min(ramp, order.steps // 4)
     more = ((Ramp(weight * frequency, 0.0, rise), Frequency()),) if frequency else ()
     widths = _halves(order.width) if prefixes is None else prefixes
     aim = Ramp(order.sparsity, origin, min(ramp, order.steps // 2))
-    found = _gemma(order, QuadraticL0(aim), Ramp(weight, 0.0, rise), (rate, fires), more, widths)
-    return replace(found, dead=order.dead(patience, resample))
+    return _gemma(order, QuadraticL0(aim), Ramp(weight, 0.0, rise), (rate, fires), more, widths)
 
 
 def anthropic_jumprelu(
@@ -215,9 +186,7 @@ def anthropic_jumprelu(
     )
 
 
-def clt(
-    order: Order, rate: int | float | None = None, anneal: int | float = 1.0, patience: int | float = 0.05
-) -> Objective:
+def clt(order: Order, rate: int | float | None = None, anneal: int | float = 1.0) -> Objective:
     """BatchTopK on each layer's latents, exported as JumpReLU (Gemma Scope 2 report, B.1); sparsity is k a layer.
 
     The report's appendix B opens with "only JumpReLU in the final release" and ends with "for multi-layer we typically
@@ -228,9 +197,8 @@ def clt(
         order: what is trained; any layout, cross-layer transcoders and crosscoders foremost.
         rate: see `topk`.
         anneal: see `topk`.
-        patience: see `topk`.
     """
-    found = batchtopk(order, rate, anneal, patience)
+    found = batchtopk(order, rate, anneal)
     return replace(found, start=replace(found.start, pre_bias=False))
 
 
@@ -245,11 +213,7 @@ WEIGHTED = ("gemma_scope_1", "anthropic_jumprelu")
 
 
 def _largest(
-    order: Order,
-    gate: TopK | BatchTopK,
-    rate: int | float | None,
-    patience: int | float,
-    prefixes: tuple[int, ...] = (),
+    order: Order, gate: TopK | BatchTopK, rate: int | float | None, prefixes: tuple[int, ...] = ()
 ) -> Objective:
     same = order.layout.reads == order.layout.writes
     peak = 2e-4 / sqrt(order.width / 2**14) if rate is None else rate
@@ -264,7 +228,7 @@ def _largest(
         start=Start(pre_bias=order.own) if same else Start(tied=False, decoder=0.0),
         prefixes=prefixes,
         unit=same,
-        dead=order.dead(patience),
+        dead=order.dead(),
     )
 
 
@@ -288,6 +252,7 @@ def _gemma(
         prefixes=prefixes,
         centred=False,
         unit=True,
+        dead=order.dead(),
     )
 
 

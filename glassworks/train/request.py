@@ -18,7 +18,7 @@ from glassworks.train.trainee import Member
 
 STEPS, BATCH = 20_000, 4096
 OWN = ("kind", "sites", "width", "l0", "weight", "seed", "steps", "tokens", "batch", "flatten")
-"""Keys that every recipe takes; all others are the recipe's own numbers."""
+"""What is not a number of an objective."""
 
 
 @final
@@ -34,7 +34,7 @@ class Request:
         steps: batches.
         batch: tokens in each.
         flatten: how much more often rare tokens are drawn than they occur; see `Rows`.
-        numbers: the recipe's own.
+        numbers: the recipe's own, and those that every objective has; see `table`.
     """
 
     recipe: str
@@ -69,7 +69,7 @@ class Request:
             [int(_number("seed", each)) for each in _listed(given.get("seed", "0"))],
         )
         own = (*OWN, measure)
-        numbers = {key: _value(text) for key, text in given.items() if key not in own}
+        numbers = {key: text if key == "products" else _value(text) for key, text in given.items() if key not in own}
         kinds, sites = _listed(given.get("kind", "sae")), _listed(given.get("sites", ""))
         flatten = _number("flatten", given.get("flatten", "0"))
         return cls(recipe, kinds, sites, axes, int(steps), batch, flatten, numbers)
@@ -140,4 +140,4 @@ def _value(text: str) -> Any:
         return words[text.lower()]
     if "," in text:
         return tuple(_count(each) for each in _listed(text))
-    return _number("a setting", text)
+    return int(text) if text.isdigit() else _number("a setting", text)

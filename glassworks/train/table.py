@@ -4,8 +4,7 @@ A table is a list, so tables of several recipes and kinds are added. This module
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from inspect import signature
 from itertools import product
 from typing import Any, final
@@ -14,6 +13,7 @@ from glassworks.coders import width_word
 from glassworks.errors import BadInput, NotFound, nearest
 from glassworks.harvest import Stream
 from glassworks.train.layouts import Layout
+from glassworks.train.objective import Objective
 from glassworks.train.recipes import RECIPES, WEIGHTED, Order, Recipe
 from glassworks.train.trainee import Member
 
@@ -50,7 +50,7 @@ def table(
         axes: widths, sparsities, seeds.
         stream: what they will train from.
         steps: batches.
-        numbers: further arguments of the recipe.
+        numbers: further arguments of the recipe, or of `tuned`.
 
     Raises:
         NotFound: there is no such recipe.
@@ -70,14 +70,35 @@ def table(
     return found
 
 
+def tuned(
+    objective: Objective,
+    order: Order,
+    patience: int | float = 0.05,
+    resample: int = 0,
+    products: str = "float32",
+) -> Objective:
+    """An objective with numbers that no recipe is about.
+
+    Args:
+        objective: what a recipe made.
+        order: of what.
+        patience: share of the training's tokens without which a latent is dead; at most ten million tokens.
+        resample: so many steps apart dead latents begin anew, in the first half of the training; 0 for never.
+        products: type of the encoder's product, float32 or bfloat16.
+    """
+    return replace(objective, dead=order.dead(patience, resample), products=products)
+
+
 def _recipe(name: str, numbers: Mapping[str, Any]) -> Recipe:
     if name not in RECIPES:
         raise NotFound(f"There is no recipe {name!r}; {nearest(name, RECIPES, most=len(RECIPES))}.")
-    allowed = [each for each in signature(RECIPES[name]).parameters if each != "order"]
+    own, every = (list(signature(each).parameters) for each in (RECIPES[name], tuned))
+    allowed = [*own[1:], *every[2:]]
     wrong = [each for each in numbers if each not in allowed]
     if wrong:
         raise BadInput(f"The recipe {name} takes no {wrong[0]!r}; {nearest(wrong[0], allowed, most=len(allowed))}.")
-    return partial(RECIPES[name], **numbers)
+    mine, rest = ({key: value for key, value in numbers.items() if key in names} for names in (own, every))
+    return lambda order: tuned(RECIPES[name](order, **mine), order, **rest)
 
 
 def _words(recipe: str, axes: Axes, width: int, sparsity: int | float, seed: int) -> str:

@@ -8,6 +8,7 @@ from glassworks.train import Request, estimate
 
 def test_words_become_a_table(stream):
     words = ["kind=sae,clt", "sites=mlp_in", "width=16,32", "l0=2,4", "tokens=1m", "batch=1000", "rate=1e-3"]
+    words += ["products=bfloat16"]
     request = Request.parse("batchtopk", words)
     assert (request.steps, request.batch) == (1000, 1000)
     rows = stream()
@@ -17,12 +18,14 @@ def test_words_become_a_table(stream):
     assert members[0].name == "mlp_in.0/width_16_l0_2"
     assert members[-1].name == "clt/width_32_l0_4"
     assert members[0].objective.adam.rate.peak == 1e-3
+    assert {each.objective.products for each in members} == {"bfloat16"}
 
 
 def test_widths_are_written_as_releases_do(stream):
-    request = Request.parse("gemma_scope_2", ["width=16k,65k,1m,1500", "l0=10", "prefixes=100,16k"])
+    request = Request.parse("gemma_scope_2", ["width=16k,65k,1m,1500", "l0=10", "prefixes=100,16k", "resample=9"])
     assert request.axes.widths == [16384, 65536, 1048576, 1500]
-    assert request.numbers == {"prefixes": (100, 16384)}
+    assert request.numbers == {"prefixes": (100, 16384), "resample": 9}
+    assert isinstance(request.numbers["resample"], int)
 
 
 @pytest.mark.parametrize(
@@ -35,6 +38,7 @@ def test_widths_are_written_as_releases_do(stream):
         ("topk", ["l0=many"], "must be a number"),
         ("topk", ["l0=3", "ratte=1"], "takes no 'ratte'; the nearest are rate"),
         ("topc", ["l0=3"], "no recipe 'topc'; the nearest are topk"),
+        ("topk", ["l0=3", "products=float16"], "float32 or bfloat16, not 'float16'"),
         ("topk", ["l0=3", "sites=mlp_inn"], "the nearest are mlp_in"),
         ("topk", ["l0=3", "kind=sea"], "no kind of coder 'sea'"),
     ],
