@@ -40,11 +40,12 @@ def show(facts: dict[str, Any], as_json: bool) -> None:
 
     width = None if sys.stdout.isatty() else WIDE
     console = Console(soft_wrap=True, highlight=False, width=width)
+    wide = max([15, *map(len, facts)]) + 1
     for name, value in facts.items():
         if isinstance(value, list) and value and isinstance(value[0], dict):
             console.print(_table(name, value))
         else:
-            console.print(f"[bold]{name:<16}[/bold]", end="")
+            console.print(f"[bold]{name:<{wide}}[/bold]", end="")
             console.print(_plain(value), markup=False)
 
 

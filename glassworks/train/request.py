@@ -69,7 +69,7 @@ class Request:
             [int(_number("seed", each)) for each in _listed(given.get("seed", "0"))],
         )
         own = (*OWN, measure)
-        numbers = {key: text if key == "products" else _value(text) for key, text in given.items() if key not in own}
+        numbers = {key: _value(key, text) for key, text in given.items() if key not in own}
         kinds, sites = _listed(given.get("kind", "sae")), _listed(given.get("sites", ""))
         flatten = _number("flatten", given.get("flatten", "0"))
         return cls(recipe, kinds, sites, axes, int(steps), batch, flatten, numbers)
@@ -133,11 +133,13 @@ def _count(text: str, names: Mapping[str, int] = POWERS) -> int:
     return round(_number("width", text.rstrip("kmb")) * scales.get(text[-1], 1))
 
 
-def _value(text: str) -> Any:
-    """A recipe's number: true, false, none, a number, or several with commas."""
+def _value(key: str, text: str) -> Any:
+    """A recipe's number: true, false, none, a number, or several with commas; the type of products is a word."""
     words: dict[str, Any] = {"true": True, "false": False, "none": None}
+    if key == "products":
+        return text
     if text.lower() in words:
         return words[text.lower()]
     if "," in text:
         return tuple(_count(each) for each in _listed(text))
-    return int(text) if text.isdigit() else _number("a setting", text)
+    return int(text) if text.isdigit() else _number(key, text)

@@ -38,6 +38,7 @@ def test_widths_are_written_as_releases_do(stream):
         ("topk", ["l0=many"], "must be a number"),
         ("topk", ["l0=3", "ratte=1"], "takes no 'ratte'; the nearest are rate"),
         ("topc", ["l0=3"], "no recipe 'topc'; the nearest are topk"),
+        ("topk", ["l0=3", "rate=fast"], "value of rate is 'fast'"),
         ("topk", ["l0=3", "products=float16"], "float32 or bfloat16, not 'float16'"),
         ("topk", ["l0=3", "sites=mlp_inn"], "the nearest are mlp_in"),
         ("topk", ["l0=3", "kind=sea"], "no kind of coder 'sea'"),
