@@ -39,6 +39,7 @@ def test_a_repository_that_is_not_cached_is_not_found_offline():
         hub.resolve("nobody/nothing-of-that-name")
 
 
+@pytest.mark.slow
 def test_a_silent_hub_is_given_up_within_ten_seconds(tmp_path):
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))

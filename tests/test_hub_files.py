@@ -97,6 +97,7 @@ TAKE = (
 )
 
 
+@pytest.mark.slow
 def test_only_the_files_in_use_are_fetched_and_then_no_network_is_needed(hub, tmp_path):
     port = hub.server_address[1]
     first = run(TAKE, tmp_path / "home", port)

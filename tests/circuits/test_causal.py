@@ -14,6 +14,8 @@ from glassworks.edits import FeatureRef, add_vector, scale_features
 from glassworks.models import Edit, Model
 from tests.circuits.tiny import CONFIGS, PROMPT, parts_of, random_clt, random_model, random_scope
 
+pytestmark = pytest.mark.slow
+
 FROZEN = ("patterns", "norms", "mlps")
 TIMES = 16.0  # edges are linear, and a large change drowns the rounding
 SOURCES = {"feature": 4, "error": 2, "embedding": 2}

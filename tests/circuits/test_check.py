@@ -16,6 +16,8 @@ from glassworks.sites import Site
 from tests.circuits.test_attention_coders import mixed_scope, random_sae
 from tests.circuits.tiny import PROMPT, random_clt, random_model, random_scope, scope_of
 
+pytestmark = pytest.mark.slow
+
 FEW = {"interventions": 4}
 
 

@@ -37,6 +37,7 @@ class Tags(HTMLParser):
         assert self.open.pop() == tag
 
 
+@pytest.mark.slow
 def test_an_embedded_scope_is_measured_on_its_own_text(run, scope):
     code, out, err = run("evaluate", str(scope), "--tokens", "600", "--save", "--page", "p.html", "--json")
     assert code == 0, err

@@ -221,6 +221,7 @@ def test_an_empty_folder_has_no_graphs(tmp_path: Path) -> None:
     assert client.get("/api/graph/toy").json()["error"] == "There is no graph 'toy' here; there are none."
 
 
+@pytest.mark.slow
 def test_it_is_served_until_it_is_interrupted(graphs: Path) -> None:
     code = "import sys; from glassworks.server import serve; serve(sys.argv[1], port=0)"
     command = [sys.executable, "-c", code, str(graphs)]

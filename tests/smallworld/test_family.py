@@ -45,6 +45,7 @@ def test_an_instruct_model_keeps_what_its_base_knows(name):
     assert {task: share for task, share in lost.items() if share > MOST_LOST and task not in NO_TASKS} == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", INSTRUCT)
 def test_an_instruct_model_behaves_as_its_card_says(name):
     folder = hub.resolve(name)

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 
+@pytest.mark.slow
 def test_triton_kernels_in_the_interpreter() -> None:
     pytest.importorskip("triton")
     told = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}

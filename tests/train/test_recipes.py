@@ -91,6 +91,7 @@ def gate(entry):
     return MLP if entry.kind == "sae" and entry.writes[0].kind == "mlp_out" else GATES[entry.kind]
 
 
+@pytest.mark.slow
 def test_the_shipped_scope_meets_its_aims(shipped):
     model, scope = shipped
     documents, answers = world_text(model, 1500, "held_out", 77)
@@ -134,6 +135,7 @@ def test_scopes_are_whole(name):
     artefacts.read(hub.resolve(name, "scope"), "scope").verify()
 
 
+@pytest.mark.slow
 def test_what_is_embedded_stays_small():
     """As a wheel stores it: each file compressed by itself."""
     files = [file for file in hub.EMBEDDED.rglob("*") if file.is_file()]

@@ -81,6 +81,7 @@ def test_direction_is_placed_among_random_ones(run, embedded: Path, tmp_path: Pa
     assert (code, "AUROC" in out) == (0, False)
 
 
+@pytest.mark.slow
 def test_coder_is_carried_into_a_scope(run, embedded: Path):
     words = ["mlp_in.1", "--steps", "2", "--batch", "64", "--count", "60", "--json"]
     code, out, _ = run("transfer", "coder", str(embedded), "smallworld-s", *words)

@@ -47,6 +47,7 @@ def test_a_judge_counts_what_greedy_replies_begin_with(twins):
     assert float(found.kl.abs().max()) < 1e-12
 
 
+@pytest.mark.slow
 def test_all_systems_run_and_the_report_is_kept(tmp_path, setup):
     found = evaluate(setup, splits=2, each=2, how=Fitting(steps=2))
     names = {row.name for row in found.rows}
