@@ -10,7 +10,21 @@ from glassworks.errors import BadInput, GlassworksError, NotFound
 from glassworks.evals import fidelity
 from glassworks.harvest import Recording, Rows
 from glassworks.sites import Site
-from glassworks.train import RECIPES, Adam, AuxK, Axes, Dead, Fleet, Ramp, Rate, Reconstruction, fit, layouts, table
+from glassworks.train import (
+    RECIPES,
+    Adam,
+    AuxK,
+    Axes,
+    Dead,
+    Fleet,
+    Ramp,
+    Rate,
+    Reconstruction,
+    Start,
+    fit,
+    layouts,
+    table,
+)
 
 from .conftest import SITES
 
@@ -98,6 +112,16 @@ def test_dead_latents_are_revived(member, stream):
     assert dead(0.0, 0) >= 0.5
     assert dead(0.5, 0) <= 0.25
     assert dead(0.0, 20) <= 0.45
+
+
+def test_coders_that_write_elsewhere_learn_faster_from_decoders_at_zero(stream):
+    def unexplained(changes: dict) -> float:
+        members = table("topk", layouts("transcoder", SITES), Axes([60], [3]), stream(256), 60, {"rate": 1e-2})
+        members = [replace(each, objective=replace(each.objective, **changes)) for each in members]
+        fleet = fit(Fleet(members, stream(256)))
+        return sum(each["fvu"] for each in fleet.measure(fleet.scope("a", "b")).values())
+
+    assert unexplained({}) < 0.9 * unexplained({"start": Start(), "unit": True})
 
 
 def test_what_cannot_be_trained_is_refused(planted, member, stream, objective):
