@@ -56,11 +56,6 @@ def rate(work: Callable[[], Any], size: int) -> float:
     return size / 1e9 / (time.perf_counter() - began)
 
 
-def together(rates: list[float]) -> float:
-    """The rate of equal pieces, one after the other."""
-    return statistics.harmonic_mean(rates)
-
-
 def write_raw(folder: Path, values: torch.Tensor, number: int) -> None:
     folder.mkdir(exist_ok=True)
     with (folder / str(number)).open("wb") as stream:
@@ -187,10 +182,10 @@ def main(gigabytes: float) -> None:
         with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
             found = measure(Path(folder), shards)
         middle = {name: round(statistics.median(rates), 3) for name, rates in found.items()}
-        pairs = zip(found["write store"], found["write raw"], strict=True)
+        ours, raw = found["write store"], found["write raw"]
         shares = {
-            "write, share of raw, median shard": statistics.median(ours / raw for ours, raw in pairs),
-            "write, share of raw, all together": together(found["write store"]) / together(found["write raw"]),
+            "write, share of raw, median shard": statistics.median(a / b for a, b in zip(ours, raw, strict=True)),
+            "write, share of raw, all together": statistics.harmonic_mean(ours) / statistics.harmonic_mean(raw),
             "cold shuffled read, share of cold raw": middle["cold store, shuffled blocks"] / middle["cold raw"],
         }
         figures[f"{threads} threads"] = middle | {name: round(share, 3) for name, share in shares.items()}

@@ -175,17 +175,27 @@ def test_graphs_of_unseen_prompts(name, stories, keep):
     assert found["direct"]["low"] > 0.999
 
 
-@pytest.mark.timeout(3600)
-def test_circuits_of_a_task_predict_edits_on_unseen_prompts(keep):
+@pytest.fixture(scope="module")
+def prediction():
+    """What circuits of seen prompts predict on unseen ones; made before `_one_thread` of a test is."""
+    torch.set_num_threads(1)
     model, scope, draw = gw.load_model("smallworld"), gw.load_scope("smallworld"), Random(0)
     seen, unseen = (
         [each.prompt for each in draw.sample(smallworld.two_hop_prompts(split), PROMPTS)]
         for split in ("train", "held_out")
     )
-    found = predict(model, scope, traces(model, scope, seen), unseen, size=SIZE)
-    facts = asdict(found)
-    settings = {"task": "composed", "seen": PROMPTS, "unseen": len(unseen), "size": SIZE}
-    add(keep, "prediction", {"settings": settings, **facts})
-    assert found.predicted.clusters >= PROMPTS // 2
-    assert found.predicted.low > 0
-    assert found.moved[1] > found.moved_random[2]
+    return predict(model, scope, traces(model, scope, seen), unseen, size=SIZE)
+
+
+@pytest.mark.timeout(3600)
+def test_circuits_of_a_task_predict_edits_on_unseen_prompts(prediction, keep):
+    settings = {"task": "composed", "seen": PROMPTS, "unseen": PROMPTS, "size": SIZE}
+    add(keep, "prediction", {"settings": settings, **asdict(prediction)})
+    assert prediction.predicted.clusters >= PROMPTS // 2
+    assert prediction.predicted.low > 0
+    assert prediction.moved[1] > prediction.moved_random[2]
+
+
+@pytest.mark.xfail(reason="with the scope that ships now, features that all prompts share foretell little")
+def test_they_predict_these_edits_better_than_random_ones(prediction):
+    assert prediction.better[1] > 0

@@ -19,6 +19,8 @@ from glassworks.train.start import Start
 from glassworks.train.terms import L0, AuxK, Frequency, QuadraticL0, Reconstruction, Silence, Tanh
 
 ALWAYS = Ramp(1.0)
+PATIENCE = 0.05
+"""Share of a training's tokens without which a latent is dead."""
 
 
 @final
@@ -47,7 +49,7 @@ class Order:
         """Whether one part reads what it writes, as an SAE does."""
         return all(reads == self.layout.writes for reads, _ in self.layout.parts)
 
-    def dead(self, patience: int | float = 0.05, resample: int = 0) -> Dead:
+    def dead(self, patience: int | float = PATIENCE, resample: int = 0) -> Dead:
         """Latents are dead after ten million tokens (Gao et al. 2024), or a share of a training that is short.
 
         Args:

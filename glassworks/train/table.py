@@ -14,7 +14,7 @@ from glassworks.errors import BadInput, NotFound, nearest
 from glassworks.harvest import Stream
 from glassworks.train.layouts import Layout
 from glassworks.train.objective import Objective
-from glassworks.train.recipes import RECIPES, WEIGHTED, Order, Recipe
+from glassworks.train.recipes import PATIENCE, RECIPES, WEIGHTED, Order, Recipe
 from glassworks.train.trainee import Member
 
 
@@ -73,7 +73,7 @@ def table(
 def tuned(
     objective: Objective,
     order: Order,
-    patience: int | float = 0.05,
+    patience: int | float = PATIENCE,
     resample: int = 0,
     products: str = "float32",
 ) -> Objective:
