@@ -2,28 +2,40 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-READY := $(VENV)/.ready
+INSTALLED := $(VENV)/.installed
+TOOLS := $(VENV)/.tools
+PYTEST := $(BIN)/python -m pytest
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist worksteal
 PROMPT ?= The capital of the state containing Dallas is
+UPGRADE ?=
+export PYTHON
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test check proof external bench web lint browser clean
+.PHONY: demo test check compat lock proof external bench web lint browser clean
 
-demo: $(READY)  ## Trace a prompt of the embedded model and open the explorer.
+demo: $(INSTALLED)  ## Trace a prompt of the embedded model and open the explorer.
 	$(BIN)/glassworks trace "$(PROMPT)" --out artefacts/demo --open
 
-test: $(READY) lint browser  ## Every check that CI must see.
-	$(BIN)/python -m pytest
+test: $(TOOLS) lint browser  ## Every check that CI must see.
+	$(PYTEST) $(PARALLEL)
 
-check: $(READY) lint  ## The fast subset, while you work.
-	$(BIN)/python -m pytest -m "not slow and not browser"
+check: $(TOOLS) lint  ## The fast subset, while you work.
+	$(PYTEST) $(PARALLEL) -m "not slow and not browser"
 
-proof: $(READY)  ## The long proofs; they write JSON to benchmarks/results.
-	$(BIN)/python -m pytest proofs
+compat: $(TOOLS)  ## Models, coders, harvest and edits with the oldest and the newest libraries that pyproject.toml allows.
+	$(BIN)/python scripts/compat.py
 
-external: $(READY)  ## Compare with the libraries whose files we read and write, in an environment of their own.
+lock: $(TOOLS)  ## Pin every distribution again; UPGRADE="--upgrade-package NAME" lets a new release in.
+	$(BIN)/python -m pip --quiet install --constraint constraints.txt uv
+	scripts/lock $(VENV) $(UPGRADE)
+
+proof: $(TOOLS)  ## The long proofs; they write JSON to benchmarks/results.
+	$(PYTEST) proofs
+
+external: $(TOOLS)  ## Compare with the libraries whose files we read and write, in an environment of their own.
 	$(BIN)/python tests/external/run.py
 
-bench: $(READY)  ## Timings; they write JSON to benchmarks/results.
+bench: $(TOOLS)  ## Timings; they write JSON to benchmarks/results.
 	$(BIN)/python benchmarks/trace.py
 	$(BIN)/python benchmarks/coders.py
 	$(BIN)/python benchmarks/store.py
@@ -31,10 +43,10 @@ bench: $(READY)  ## Timings; they write JSON to benchmarks/results.
 	$(BIN)/python benchmarks/training.py --budget-minutes 120
 	$(BIN)/python benchmarks/training_end_to_end.py
 
-web: $(READY)  ## Fetch the explorer's libraries again.
+web: $(TOOLS)  ## Fetch the explorer's libraries again.
 	$(BIN)/python hatch_build.py
 
-lint: $(READY)
+lint: $(TOOLS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
@@ -44,9 +56,12 @@ lint: $(READY)
 browser:
 	scripts/browser
 
-$(READY): pyproject.toml constraints.txt hatch_build.py
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	scripts/install $(BIN)/python
+$(INSTALLED): pyproject.toml constraints.txt hatch_build.py scripts/install
+	scripts/install $(VENV)
+	touch $@
+
+$(TOOLS): $(INSTALLED)
+	scripts/install $(VENV) test
 	touch $@
 
 clean:

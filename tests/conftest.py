@@ -10,12 +10,19 @@ from jaxtyping import install_import_hook
 
 install_import_hook("glassworks", "beartype.beartype")
 
+import shutil
+import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from glassworks import cli, hub
+
+settings.register_profile("repeatable", derandomize=True, database=None)
+settings.load_profile("repeatable")
 
 DATA = Path(os.environ.get("GLASSWORKS_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
@@ -30,7 +37,7 @@ def _one_thread() -> None:
 def data() -> Path:
     """Real models, graphs and corpora made by others; the test is skipped where they are absent."""
     if not DATA.is_dir():
-        pytest.skip(f"no test data at {DATA}; set GLASSWORKS_TEST_DATA")
+        pytest.skip("no test data; set GLASSWORKS_TEST_DATA")
     return DATA
 
 
@@ -53,3 +60,41 @@ def run(monkeypatch, capsys, tmp_path):
         return end.value.code or 0, printed.out, printed.err
 
     return call
+
+
+LACKING = {
+    "no test data": not DATA.is_dir(),
+    "chromium": shutil.which("chromium") is None or shutil.which("chromedriver") is None,
+    "could not import 'triton'": sys.platform != "linux",
+}
+"""The start of a reason to skip -> whether it holds on this machine; every other reason always holds."""
+
+
+def expected_skips() -> Counter[tuple[str, str]]:
+    """How many tests of each file may be skipped here, by reason: the rows of skipped.txt that hold."""
+    rows = (Path(__file__).parent / "skipped.txt").read_text(encoding="utf-8").splitlines()
+    split = [row.split(maxsplit=2) for row in rows if row and not row.startswith("#")]
+    holds = [row for row in split if next((now for start, now in LACKING.items() if row[2].startswith(start)), True)]
+    return Counter({(file, reason): int(count) for count, file, reason in holds})
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Compare the tests that were skipped with the list, so that none is lost silently."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if hasattr(session.config, "workerinput") or reporter is None:
+        return
+    skipped = Counter(
+        (report.nodeid.split("::")[0], report.longrepr[2].removeprefix("Skipped: "))
+        for report in reporter.stats.get("skipped", [])
+    )
+    expected, option = expected_skips(), session.config.option
+    whole = session.config.args == session.config.getini("testpaths") and not option.keyword and not option.markexpr
+    wrong = (skipped - expected) + ((expected - skipped) if whole else Counter())
+    reporter.write_line(f"\n{skipped.total()} tests skipped; {expected.total()} are listed in tests/skipped.txt")
+    for file, reason in wrong:
+        reporter.write_line(
+            f"{file}: {skipped[file, reason]} skipped, {expected[file, reason]} listed: {reason}", red=True
+        )
+    if wrong and not session.exitstatus:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -43,25 +43,33 @@ class Door:
         self.site, self._gate, self._model, self._clean = coder.reads[0], gate, model, clean
         self._read = reader(coder, torch.tensor([gate.feature.index]))
         self._run: Run | None = None
+        self._start = 0  # the first token that was watched
         self._active = torch.empty(0)
 
     def watch(self, value: Tensor) -> None:
-        """See where the feature is active."""
+        """See where the feature is active; after a key-value cache, beside the tokens that it holds."""
         x = wide(value if self._clean is None else self._clean[self.site])
-        read = self._read(x.flatten(0, 1)).reshape(x.shape[:2])
-        self._run, self._active = current(self._model), read > self._gate.above
+        active = self._read(x.flatten(0, 1)).reshape(x.shape[:2]) > self._gate.above
+        before, run = self._run, current(self._model)
+        if before is not None and run.cached and before.end == run.cached and before.lengths is run.lengths:
+            self._active = torch.cat([self._active, active], dim=1)
+        else:
+            self._start, self._active = run.cached, active
+        self._run = run
 
-    def open(self, site: Site) -> Bool[Tensor, "row #token"]:
-        """At which tokens of this forward it is open; BadInput where the feature is read only after the site."""
+    def open(self, site: Site, start: int, tokens: int) -> Bool[Tensor, "row #token"]:
+        """At which of the tokens from a position on it is open; BadInput where that is not known."""
         run = current(self._model)
         if self._run is not run:
             raise BadInput(f"The gate {self._gate.feature} is read at {self.site}, which comes after {site}.")
         position = self._gate.feature.position
+        places = [start] if position is None else [position_in(position, length) for length in run.lengths]
+        if min(places) < self._start:
+            gate = self._gate.feature
+            raise BadInput(f"The gate {gate} did not see the tokens of the cache; run them within the same block.")
         if position is None:
-            return self._active
-        start = run.start(self._active)
-        places = [position_in(position, length) - start for length in run.lengths]
-        return self._active[torch.arange(len(places)), places][:, None]
+            return self._active[:, start - self._start :][:, :tokens]
+        return self._active[torch.arange(len(places)), [place - self._start for place in places]][:, None]
 
 
 @final
@@ -102,7 +110,7 @@ class Places:
             if self._beyond:
                 chosen |= torch.arange(start, start + tokens) >= torch.tensor(lengths)[:, None]
         if self.door is not None and bool(chosen.any()):
-            chosen &= self.door.open(site).to(chosen.device)
+            chosen &= self.door.open(site, start, tokens).to(chosen.device)
         row, token = chosen.to(value.device).nonzero(as_tuple=True)
         return row, token
 

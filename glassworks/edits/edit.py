@@ -108,11 +108,7 @@ class Edit:
     @property
     def stepwise(self) -> bool:
         """Whether it does the same to a token under a key-value cache as without; else generation does without one."""
-        batch = any(self.coders[ref.coder_id].activation.span == "batch" for ref in self.refs)
-        if isinstance(self.where, Gate):
-            later = isinstance(self.target, Whole) and self.target.site.kind in ("k", "v")
-            return not (batch or later or self.where.feature.position is not None)
-        return not batch
+        return not any(self.coders[ref.coder_id].activation.span == "batch" for ref in self.refs)
 
     def check(self, model: Model) -> None:
         """Raise NotFound or BadInput where a model has no such site, head, neuron or width."""

@@ -3,7 +3,7 @@
 from glassworks.models.architectures import families
 from glassworks.models.load import load_model, load_vocabulary
 from glassworks.models.model import Edit, Model, Prediction
-from glassworks.models.run import Run
+from glassworks.models.run import Run, cache_name
 from glassworks.models.scoring import Projection, Scorer
 from glassworks.models.skipping import ending, starting
 from glassworks.models.taps import Tap
@@ -22,6 +22,7 @@ __all__ = [
     "Scorer",
     "Tap",
     "Vocabulary",
+    "cache_name",
     "ending",
     "families",
     "load_model",

@@ -8,6 +8,8 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from glassworks.models.run import cache_name
+
 
 def end_tokens(hf: nn.Module) -> set[int]:
     """Ids that end a text, as the model's generation settings name them."""
@@ -29,10 +31,10 @@ def continue_tokens(
         cached: whether keys and values of earlier tokens are kept (faster), or every step runs the whole text.
     """
     cache = DynamicCache(config=hf.config) if cached else None  # pyright: ignore[reportArgumentType]
-    generator = torch.Generator().manual_seed(seed)
+    name, generator = cache_name(hf), torch.Generator().manual_seed(seed)
     ends, added, step = end_tokens(hf), [], tokens[None]
     while len(added) < most:
-        logits = hf(input_ids=step, past_key_values=cache, use_cache=cached).logits[0, -1].float().cpu()
+        logits = hf(input_ids=step, use_cache=cached, **{name: cache}).logits[0, -1].float().cpu()
         token = _choose(logits, temperature, generator)
         added.append(token)
         if token in ends:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from glassworks.errors import BadInput, Unsupported
 from glassworks.models.places import kinds
+from glassworks.models.run import forward_arguments
 from glassworks.models.taps import Tap, Taps, TapSet
 from glassworks.sites import KINDS, Site
 
@@ -65,7 +66,7 @@ def replaying(
     def run_clean_first(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         if not any(each.taps is replay for each in taps.stack):
             return  # what runs now is a clean run, this one's or that of an outer block
-        if kwargs.get("past_key_values") is not None:
+        if forward_arguments(module, args, kwargs)["cache"] is not None:
             raise Unsupported("With frozen parts the model runs without a key-value cache; pass use_cache=False.")
         with taps.exactly((*below, TapSet(record))), torch.no_grad():
             module(*args, **kwargs)

@@ -4,11 +4,16 @@ With a key-value cache a forward sees only the newest tokens; whoever changes va
 they are. This module must not know taps or edits.
 """
 
+import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
 from jaxtyping import Int
-from torch import Tensor
+from torch import Tensor, nn
+
+CACHE_NAMES = ("cache", "past_key_values")
+"""What `forward` calls its key-value cache: transformers from 5.24 on, and before."""
 
 
 @final
@@ -18,11 +23,13 @@ class Run:
 
     Attributes:
         end: how many tokens the texts have by now, with those that the cache holds.
+        cached: how many of them the cache holds.
         lengths: how many of them each row's prompt has; what follows was generated, or only fills the row up.
         ids: the ids that the text began with, or None where the model got embeddings.
     """
 
     end: int
+    cached: int
     lengths: tuple[int, ...]
     ids: Int[Tensor, "row token"] | None
 
@@ -31,20 +38,36 @@ class Run:
         return self.end - value.shape[1]
 
 
-def next_run(before: Run | None, given: tuple, named: dict[str, Any], lengths: tuple[int, ...] | None) -> Run:
-    """Tell the run that a forward begins.
+def cache_name(hf: nn.Module) -> str:
+    """The name under which a model's `forward` takes its key-value cache."""
+    parameters = inspect.signature(hf.forward).parameters
+    return next((name for name in CACHE_NAMES if name in parameters), "past_key_values")
+
+
+def forward_arguments(hf: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of a call of the model by name, however they were passed; the cache is always `cache`, None if absent.
+
+    Names that `forward` does not declare keep their place in `kwargs`: a caller may still use the cache's old name.
+    """
+    positional = dict(zip(inspect.signature(hf.forward).parameters, args, strict=False))
+    named = {**positional, **kwargs}
+    caches = [named.pop(name) for name in CACHE_NAMES if name in named]
+    return named | {"cache": next((cache for cache in caches if cache is not None), None)}
+
+
+def next_run(before: Run | None, arguments: Mapping[str, Any], lengths: tuple[int, ...] | None) -> Run:
+    """The run that a forward begins.
 
     Args:
-        before: the last one, which this continues where the cache ends there.
-        given: what the model is called with, by position.
-        named: and by name.
+        before: the last run, which this one continues where the cache ends there.
+        arguments: what the model is called with, as `forward_arguments` names it.
         lengths: of the prompts, where they are known; else all that comes at once is prompt.
     """
-    ids, cache = named.get("input_ids", given[0] if given else None), named.get("past_key_values")
-    rows, tokens = (named["inputs_embeds"] if ids is None else ids).shape[:2]
+    ids, cache = arguments.get("input_ids"), arguments["cache"]
+    rows, tokens = (arguments["inputs_embeds"] if ids is None else ids).shape[:2]
     cached = 0 if cache is None else int(cache.get_seq_length())
     if not cached:
-        return Run(tokens, lengths or (tokens,) * rows, ids)
+        return Run(tokens, 0, lengths or (tokens,) * rows, ids)
     if before is not None and before.end == cached:
-        return Run(cached + tokens, before.lengths, before.ids)
-    return Run(cached + tokens, lengths or (cached,) * rows, None)
+        return Run(cached + tokens, cached, before.lengths, before.ids)
+    return Run(cached + tokens, cached, lengths or (cached,) * rows, None)

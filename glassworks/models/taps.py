@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from glassworks.errors import BadInput
+from glassworks.errors import BadInput, Unsupported
 from glassworks.models.architectures import Anatomy
 from glassworks.models.attention import LISTENERS
 from glassworks.models.places import SIDES, Place, locate
-from glassworks.models.run import Run, next_run
+from glassworks.models.run import Run, forward_arguments, next_run
 from glassworks.models.weights import norm_epsilon, read_norm
 from glassworks.sites import KINDS, Site
 
@@ -37,11 +37,12 @@ class TapSet:
     Attributes:
         taps: by site.
         stepwise: whether they do the same to a token that comes alone, after a key-value cache, as to one that comes
-            with its whole text.
+            with its whole text. Where they do not, a forward after a cache is refused; where that is not known
+            (None), only `Model.generate` does without a cache.
     """
 
     taps: Mapping[Site, Tap]
-    stepwise: bool = False
+    stepwise: bool | None = None
 
 
 @final
@@ -69,7 +70,7 @@ class Taps:
         return all(each.stepwise for each in self.stack)
 
     @contextmanager
-    def added(self, taps: Mapping[Site, Tap], stepwise: bool = False) -> Iterator[None]:
+    def added(self, taps: Mapping[Site, Tap], stepwise: bool | None = None) -> Iterator[None]:
         """Let more taps act within the block, after those that act already; see `TapSet`."""
         with self.exactly((*self.stack, TapSet(taps, stepwise))):
             yield
@@ -121,8 +122,11 @@ class Taps:
             self._following.remove()
             self._following = None
 
-    def _begin(self, _: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        self.run = next_run(self.run, args, kwargs, self._lengths)
+    def _begin(self, hf: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        arguments = forward_arguments(hf, args, kwargs)
+        self.run = next_run(self.run, arguments, self._lengths)
+        if self.run.cached and any(each.stepwise is False for each in self.stack):
+            raise Unsupported("An edit that acts here needs the whole text in every forward; pass use_cache=False.")
 
     def _clear(self) -> None:
         for hook in self._hooks:

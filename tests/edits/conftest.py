@@ -7,7 +7,7 @@ import pytest
 import torch
 import transformers
 
-from glassworks.coders import Coder, JumpReLU, Scope, TopK, Transcoder
+from glassworks.coders import BatchTopK, Coder, JumpReLU, Scope, TopK, Transcoder
 from glassworks.edits import FeatureRef
 from glassworks.models import Model
 from glassworks.sites import Site
@@ -51,8 +51,8 @@ def random_coder(read: str, write: str, kind: str) -> Transcoder:
     torch.manual_seed(len(read) + int(read[-1]))
     weights = {"w_enc": torch.randn(50, 24) / 5, "b_enc": torch.randn(50) / 9}
     weights |= {"w_dec": torch.randn(50, 24) / 5, "b_dec": torch.randn(24) / 9}
-    activation = TopK(12) if kind == "topk" else JumpReLU(torch.rand(50) / 2)
-    return Transcoder(Site.parse(read), Site.parse(write), activation, weights)
+    activations = {"topk": TopK(12), "batch": BatchTopK(12), "jumprelu": JumpReLU(torch.rand(50) / 2)}
+    return Transcoder(Site.parse(read), Site.parse(write), activations[kind], weights)
 
 
 @pytest.fixture

@@ -1,10 +1,13 @@
 """What edits of every target and operation do, against plain tensor arithmetic; and under a key-value cache."""
 
+import inspect
+import warnings
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 from glassworks.coders import Scope
 from glassworks.edits import (
@@ -27,8 +30,10 @@ from glassworks.edits import (
     set_features,
 )
 from glassworks.errors import BadInput, NotFound, Unsupported
-from glassworks.models import Model
+from glassworks.models import Model, cache_name
 from glassworks.sites import Site
+
+from .conftest import random_coder
 
 ALL = ("patterns", "norms", "mlps")
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
@@ -229,9 +234,10 @@ def generated(model: Model, prompt: Tensor, edits: list[Edit], stepwise: bool) -
         return model.generate(prompt, 4), torch.stack(steps)
 
 
-@pytest.mark.parametrize(
-    "where", WHERES, ids=["all", "prompt", "generated", "last", "indices", "gate", "gate of a token"]
-)
+WHERE_NAMES = ["all", "prompt", "generated", "last", "indices", "gate", "gate of a token"]
+
+
+@pytest.mark.parametrize("where", WHERES, ids=WHERE_NAMES)
 def test_generation_with_a_cache_equals_generation_without(
     model: Model, tokens: Tensor, scope: Scope, where: Any
 ) -> None:
@@ -242,14 +248,41 @@ def test_generation_with_a_cache_equals_generation_without(
         assert fast == slow, [str(each) for each in stack]
         torch.testing.assert_close(found, right, rtol=1e-4, atol=1e-4)
         assert (found - clean).abs().max() > 1e-3
+        with model.edit(*stack), torch.no_grad():
+            mask = torch.ones(1, 9, dtype=torch.long)
+            out = model.hf.generate(tokens[:1], attention_mask=mask, max_new_tokens=4, do_sample=False)
+        assert " ".join(f"#{token}" for token in out[0, 9:]) == slow
 
 
-def test_transformers_own_generation_is_edited_too(llama: Model, tokens: Tensor, scope: Scope) -> None:
-    edit = set_features(FEATURES, [2.0, 3.0, 4.0], scope, where="generated")
-    with llama.edit(edit), torch.no_grad():
-        out = llama.hf.generate(tokens[:1], max_new_tokens=8, do_sample=False, attention_mask=torch.ones(1, 9).long())
-    with llama.edit(edit), llama.tapped({}):
-        assert llama.generate(tokens[0], 8) == " ".join(f"#{each}" for each in out[0, 9:])
+@pytest.mark.parametrize("where", WHERES, ids=WHERE_NAMES)
+def test_the_cache_counts_under_either_name_and_by_position(
+    model: Model, tokens: Tensor, scope: Scope, where: Any
+) -> None:
+    hf, place = model.hf, list(inspect.signature(model.hf.forward).parameters).index(cache_name(model.hf))
+    with model.edit(*edits_everywhere(model, tokens, scope, where)[4:7]), model.taps.reading([7]), torch.no_grad():
+        right = hf(tokens[:1], use_cache=False).logits[:, 7:]
+        for name in {cache_name(hf), "past_key_values", "by position"}:
+            cache = DynamicCache(config=hf.config)
+            args, named = ((None,) * (place - 1) + (cache,), {}) if name == "by position" else ((), {name: cache})
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # transformers renames the argument
+                hf(tokens[:1, :7], *args, use_cache=True, **named)
+                found = hf(tokens[:1, 7:], *args, use_cache=True, **named).logits
+            torch.testing.assert_close(found, right, rtol=1e-4, atol=1e-4)
+
+
+def test_what_a_cache_cannot_give_is_refused(llama: Model, tokens: Tensor, scope: Scope) -> None:
+    batched = Scope("batch", "random", {"mlp_in.1": random_coder("mlp_in.1", "mlp_out.1", "batch")}, ["mlp_in.1"])
+    with llama.edit(ablate(FEATURES, batched)), torch.no_grad():
+        assert llama.generate(tokens[0], 2)
+        with pytest.raises(Unsupported, match="whole text in every forward"):
+            llama.hf.generate(tokens[:1], attention_mask=torch.ones(1, 9).long(), max_new_tokens=2, do_sample=False)
+    cache = DynamicCache(config=llama.hf.config)
+    llama.hf(tokens[:1, :7], use_cache=True, **{cache_name(llama.hf): cache})
+    gate = Gate(FeatureRef("mlp_in.0", 1, 6), -1.0)
+    gated = llama.edit(add_vector("resid_post.0", torch.randn(24), gate, scope=scope))
+    with pytest.raises(BadInput, match="did not see the tokens of the cache"), torch.no_grad(), gated:
+        llama.hf(tokens[:1, 7:], use_cache=True, **{cache_name(llama.hf): cache})
 
 
 def test_only_edits_that_work_token_by_token_use_the_cache(llama: Model, tokens: Tensor, scope: Scope) -> None:

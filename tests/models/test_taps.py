@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import DynamicCache
 
 from glassworks.errors import BadInput, NotFound, Unsupported
-from glassworks.models import Model
+from glassworks.models import Model, cache_name
 from glassworks.sites import Site
 
 Build = Callable[[str], Any]
@@ -154,6 +155,6 @@ def test_wrong_replacements_and_names_are_refused(build: Build, tokens: torch.Te
     for wrong in ("mlps", ["mlp"]):
         with pytest.raises(BadInput, match="patterns, norms, mlps"), model.edit(frozen=wrong):
             pass
-    cache = model.hf(tokens, use_cache=True).past_key_values
+    cache = DynamicCache(config=model.hf.config)
     with pytest.raises(Unsupported, match="without a key-value cache"), model.edit(frozen=["norms"]):
-        model.hf(tokens, past_key_values=cache)
+        model.hf(tokens, **{cache_name(model.hf): cache})

@@ -19,7 +19,7 @@ from transformers import DynamicCache
 from glassworks.edits.patching.cells import Cell, carrying
 from glassworks.edits.patching.pair import Pair, Way
 from glassworks.errors import BadInput
-from glassworks.models import Model, ending, starting
+from glassworks.models import Model, cache_name, ending, starting
 from glassworks.sites import Site
 
 WITH_CACHE = ("k", "v", "pattern")
@@ -172,7 +172,7 @@ class Runs:
     def _cache(self) -> DynamicCache:
         """Keys and values of the base prompt, of all of its tokens in every layer."""
         cache = DynamicCache()
-        self.model.hf(input_ids=self.base[None], past_key_values=cache, use_cache=True)
+        self.model.hf(input_ids=self.base[None], use_cache=True, **{cache_name(self.model.hf): cache})
         return cache
 
     def _prefix(self, start: int, rows: int) -> DynamicCache:
@@ -198,6 +198,5 @@ def first_token(cell: Cell) -> int:
 def last_logits(model: Model, ids: Tensor, cache: DynamicCache | None = None) -> Float[Tensor, "row vocab"]:
     """Logits after the last token; those of other tokens are computed only where edits may look at them."""
     kept = 0 if any(Site("logits") in each.taps for each in model.taps.stack) else 1
-    return model.hf(input_ids=ids, logits_to_keep=kept, past_key_values=cache, use_cache=cache is not None).logits[
-        :, -1
-    ]
+    named = {cache_name(model.hf): cache, "use_cache": cache is not None}
+    return model.hf(input_ids=ids, logits_to_keep=kept, **named).logits[:, -1]

@@ -84,4 +84,4 @@ class Tiles(Kernels):
 
 
 def _tile(width: int) -> int:
-    return min(triton.next_power_of_2(width), WIDE)
+    return min(1 << (width - 1).bit_length(), WIDE)
