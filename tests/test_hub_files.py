@@ -112,6 +112,7 @@ def test_only_the_files_in_use_are_fetched_and_then_no_network_is_needed(hub, tm
     assert Hub.asked == []
 
 
+@pytest.mark.slow
 def test_a_file_that_is_not_there_is_told_offline(hub, tmp_path):
     port = hub.server_address[1]
     run("from glassworks import load_scope; load_scope('some/release')", tmp_path / "home", port)
@@ -120,6 +121,7 @@ def test_a_file_that_is_not_there_is_told_offline(hub, tmp_path):
     assert Hub.asked == []
 
 
+@pytest.mark.slow
 def test_a_file_larger_than_the_disk_is_not_begun(hub, tmp_path):
     code = "import shutil; from collections import namedtuple; U = namedtuple('U', 'total used free');"
     code += "shutil.disk_usage = lambda _: U(10, 9, 1000);" + TAKE
@@ -129,6 +131,7 @@ def test_a_file_larger_than_the_disk_is_not_begun(hub, tmp_path):
     assert Hub.asked == []
 
 
+@pytest.mark.slow
 def test_a_set_may_name_files_of_another_repository(hub, tmp_path):
     folder = tmp_path / "set"
     folder.mkdir()

@@ -34,6 +34,7 @@ def tells(path: Path, truth: smallworld.Truth) -> bool:
     return named and (first.strip(), last.strip()) == (truth.subject, truth.answer)
 
 
+@pytest.mark.slow
 def test_two_hops_go_through_the_concept_between(world):
     if not embedded("scope"):
         pytest.skip("no scope is embedded yet")

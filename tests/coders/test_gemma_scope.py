@@ -304,6 +304,7 @@ def test_an_npz_that_holds_objects_is_refused(tmp_path):
         only(tmp_path / "gemma-scope-2b-pt-res").build()
 
 
+@pytest.mark.slow
 def test_every_listed_path_of_the_first_scope_is_understood(data):
     listed = yaml.load(
         (data / "releases" / "gemma-scope-registry" / "pretrained_saes.yaml").read_text(),

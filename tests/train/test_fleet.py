@@ -29,6 +29,7 @@ from glassworks.train import (
 from .conftest import SITES
 
 
+@pytest.mark.slow
 def test_finds_a_planted_dictionary(planted, member, stream):
     truth, recording = planted
     fleet = fit(Fleet([member()], stream(256)))
@@ -99,6 +100,7 @@ def test_members_are_the_same_alone_and_together(member, stream):
         assert torch.equal(value, both.trainees[1].learner.state_dict()[name]), name
 
 
+@pytest.mark.slow
 def test_dead_latents_are_revived(member, stream):
     def dead(weight: float, every: int) -> float:
         terms = ((Ramp(1.0), Reconstruction()), (Ramp(weight), AuxK(8)))

@@ -72,6 +72,7 @@ def test_the_divergence_is_that_of_a_model_with_coders_by_hand(tiny: Model, kind
 
 
 @pytest.mark.parametrize("kind", ["transcoder", "clt"])
+@pytest.mark.slow
 def test_training_on_it_lowers_the_divergence(tiny: Model, kind):
     made, joint = fleet(tiny, kind, 0.0), Divergence(tiny, Texts(DOCUMENTS, 200, 0), 1.0, 1)
     before = float(joint.loss(made, DOCUMENTS, 0).detach())

@@ -51,6 +51,7 @@ def test_a_suite_makes_a_scope_of_every_layer(tiny: Model, tmp_path: Path):
     assert all(torch.equal(old, new) for old, new in zip(weights(scope), weights(resumed), strict=True))
 
 
+@pytest.mark.slow
 def test_a_full_suite_has_every_kind_and_traces_with_its_transcoders(tiny: Model):
     scope = train_suite(tiny, DOCUMENTS, EVERYTHING)
     assert scope.replacement == ["mlp_in.0", "mlp_in.1"]

@@ -65,6 +65,7 @@ def test_a_coder_that_cannot_be_carried_is_refused(bridge: Bridge):
         carry_coder(bridge, small)
 
 
+@pytest.mark.slow
 def test_a_carried_coder_races_one_from_scratch(bridge: Bridge, twins: worlds.Twins):
     mine: Coder = coder("resid_post.1", "resid_post.1")
     found = race(bridge, mine, *twins[:2], worlds.texts(200), Training(steps=30, batch=64))

@@ -50,6 +50,7 @@ def test_align_writes_a_bridge(run, tmp_path: Path):
     assert (tmp_path / "bridge" / "manifest.json").is_file()
 
 
+@pytest.mark.slow
 def test_direction_is_placed_among_random_ones(run, embedded: Path, tmp_path: Path):
     high, low = asked(tmp_path, "high.jsonl", HIGH), asked(tmp_path, "low.jsonl", LOW)
     words = [
