@@ -15,8 +15,6 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parent.parent
 LIBRARIES = ("transformers", "huggingface_hub", "tokenizers", "starlette", "numpy")
-FOLLOWERS = ("datasets",)
-"""Libraries that ask for narrow ranges of those: any release that fits."""
 ROOMS = ("tests/models", "tests/coders", "tests/harvest", "tests/edits", "tests/server/test_api.py")
 WARNINGS = (
     "error",
@@ -54,8 +52,7 @@ def constraints(end: str) -> list[str]:
     if wanting := set(LIBRARIES) - set(bounds):
         raise SystemExit(f"pyproject.toml does not name {', '.join(sorted(wanting))}.")
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    free = LIBRARIES + FOLLOWERS
-    kept = [line for line in lines if re.split("[=#]", line)[0].strip().replace("-", "_") not in free]
+    kept = [line for line in lines if re.split("[=#]", line)[0].strip().replace("-", "_") not in LIBRARIES]
     lower = [f"{name}=={part.version}" for name, spec in bounds.items() for part in spec if part.operator == ">="]
     return kept + (lower if end == "oldest" else [])
 
