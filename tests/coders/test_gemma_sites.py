@@ -19,6 +19,7 @@ SHAPE = {
     "vocab_size": 61, "hidden_size": D, "intermediate_size": 40, "num_hidden_layers": 3, "num_attention_heads": 4,
     "num_key_value_heads": 2, "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 4,
     "layer_types": ["sliding_attention", "full_attention", "sliding_attention"], "max_position_embeddings": 32,
+    "attn_implementation": "eager",  # older SDPA leaves out the soft-cap of Gemma 2
     "pad_token_id": None, "bos_token_id": None, "eos_token_id": None,
 }  # fmt: skip
 IDS = torch.arange(10)
