@@ -11,7 +11,7 @@ UPGRADE ?=
 export PYTHON
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test check compat lock proof external bench web lint browser clean
+.PHONY: demo test check compat lock size proof external bench web lint browser clean
 
 demo: $(INSTALLED)  ## Trace a prompt of the embedded model and open the explorer.
 	$(BIN)/glassworks trace "$(PROMPT)" --out artefacts/demo --open
@@ -28,6 +28,9 @@ compat: $(TOOLS)  ## Models, coders, harvest and edits with the oldest and the n
 lock: $(TOOLS)  ## Pin every distribution again; UPGRADE="--upgrade-package NAME" lets a new release in.
 	$(BIN)/python -m pip --quiet install --constraint constraints.txt uv
 	scripts/lock $(VENV) $(UPGRADE)
+
+size: $(INSTALLED)  ## A table of rooms: lines, statements, functions, classes, body share, public names.
+	$(BIN)/python scripts/size.py
 
 proof: $(TOOLS)  ## The long proofs; they write JSON to benchmarks/results.
 	$(PYTEST) proofs
