@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from glassworks.circuits import Graph
     from glassworks.coders import Scope
     from glassworks.models import Model
-    from glassworks.transfer import Comparison, Evolution, Paired, Sought
+    from glassworks.transfer import Comparison, Evolution, PairedText, Sought
 
 COUNT = 2000
 SHOWN = 10
@@ -79,7 +79,7 @@ def _loaded(model: str, scope: str, device: str) -> Both:
     return load_model(model, device=device), load_scope(scope).to(device)
 
 
-def _texts(models: "Sequence[Model]", text: Sequence[str], count: int) -> "list[Paired]":
+def _texts(models: "Sequence[Model]", text: Sequence[str], count: int) -> "list[PairedText]":
     """What to read: the user's text, or documents of the small world that no model was trained on."""
     from itertools import islice
 
@@ -97,7 +97,7 @@ def _texts(models: "Sequence[Model]", text: Sequence[str], count: int) -> "list[
     return [document.text for document in islice(stream(1001, 0, "held_out"), count)]
 
 
-def _layers(one: Both, texts: "list[Paired]", coders: str, seed: int, page: Path | None) -> dict[str, Any]:
+def _layers(one: Both, texts: "list[PairedText]", coders: str, seed: int, page: Path | None) -> dict[str, Any]:
     from glassworks.transfer import evolution_page, evolve
 
     found = evolve(*one, texts, coders, seed)
@@ -106,7 +106,9 @@ def _layers(one: Both, texts: "list[Paired]", coders: str, seed: int, page: Path
     return {"plain": found.plain(), "tables": _followed(found)}
 
 
-def _pair(one: Both, other: Both, texts: "list[Paired]", coders: str, seed: int, extra: dict[str, Any]) -> "Comparison":
+def _pair(
+    one: Both, other: Both, texts: "list[PairedText]", coders: str, seed: int, extra: dict[str, Any]
+) -> "Comparison":
     from glassworks import transfer
     from glassworks.coders import Crosscoder, load_scope
     from glassworks.transfer import Comparison

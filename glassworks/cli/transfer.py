@@ -18,7 +18,7 @@ from glassworks.errors import BadInput
 
 if TYPE_CHECKING:
     from glassworks.models import Model
-    from glassworks.transfer import Bridge, Paired
+    from glassworks.transfer import Bridge, PairedText
 
 COUNT = 2000
 
@@ -127,7 +127,7 @@ def coder(
 
     from glassworks.artefacts import check_output
     from glassworks.coders import Scope, load_scope, save_scope
-    from glassworks.transfer import Training, load_bridge, race
+    from glassworks.transfer import load_bridge, race
 
     check_output(out, "scope")
     with Console(stderr=True).status("Carrying ..."):
@@ -135,14 +135,14 @@ def coder(
         models = _models(bridge, device)
         paired = _texts(*models, text or [], prompts, count)
         texts = [str(each[1] if isinstance(each, tuple) else each) for each in paired]
-        found = race(bridge, source[name], *models, texts, Training(steps, batch, rate))
+        found = race(bridge, source[name], *models, texts, steps=steps, batch=batch, rate=rate)
         best = next(found.coders[each] for each in ("carried and tuned", "carried") if each in found.coders)
         best.rename(best.reads[0].name)
         save_scope(Scope(out.name, bridge.b, {best.id: best.cpu()}, [], untrained=source.untrained), out)
     show({"scope": str(out), "coder": best.id, "tokens": found.tokens, "coders": found.plain()}, as_json)
 
 
-def _texts(a: "Model", b: "Model", text: list[str], prompts: Path | None, count: int) -> "list[Paired]":
+def _texts(a: "Model", b: "Model", text: list[str], prompts: Path | None, count: int) -> "list[PairedText]":
     """What to read: the user's text and prompts, or those of the small world for the models that learned it."""
     from glassworks import hub
     from glassworks.harvest import Corpus

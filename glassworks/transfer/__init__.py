@@ -1,17 +1,18 @@
 """Transfer: what one model has learned, found in another or carried into it."""
 
-from glassworks.transfer.align import STREAM, align
-from glassworks.transfer.bridge import Bridge, Quality, load_bridge
-from glassworks.transfer.carry import Race, Training, carry_coder, race
-from glassworks.transfer.direction import (
+from glassworks.transfer.bridge import STREAM, Bridge, Quality, align, load_bridge
+from glassworks.transfer.carry import (
     Carried,
+    Race,
     Standing,
     auroc,
+    carry_coder,
     carry_direction,
     contrast,
     discrimination,
     halves,
     last_states,
+    race,
     random_like,
     steering,
 )
@@ -30,7 +31,6 @@ from glassworks.transfer.match import (
     View,
     Wiring,
     Written,
-    both,
     evolution_page,
     evolve,
     family,
@@ -44,13 +44,22 @@ from glassworks.transfer.match import (
     scale_crosscoder,
     scale_features,
     scaled,
-    second,
     share_basis,
     unchanged,
     wiring,
     written,
 )
-from glassworks.transfer.pairing import Pair, Paired, Rows, pair, states
+from glassworks.transfer.pairing import (
+    PairedStates,
+    PairedText,
+    TokenPairs,
+    pair,
+    paired_states,
+    readable,
+    record_both,
+    second_site,
+    world_texts,
+)
 from glassworks.transfer.protocol import (
     Evaluation,
     Setup,
@@ -61,7 +70,6 @@ from glassworks.transfer.protocol import (
     read_task,
     world_task,
 )
-from glassworks.transfer.texts import readable, world_texts
 
 __all__ = [
     "STREAM",
@@ -78,25 +86,23 @@ __all__ = [
     "Joint",
     "Map",
     "Matching",
-    "Pair",
-    "Paired",
+    "PairedStates",
+    "PairedText",
     "Quality",
     "Race",
     "Row",
-    "Rows",
     "Scaling",
     "Setup",
     "Sought",
     "Standing",
     "Step",
     "Task",
-    "Training",
+    "TokenPairs",
     "View",
     "Wiring",
     "Written",
     "align",
     "auroc",
-    "both",
     "carry_coder",
     "carry_direction",
     "contrast",
@@ -121,16 +127,17 @@ __all__ = [
     "page",
     "pair",
     "pair_page",
+    "paired_states",
     "race",
     "random_like",
     "read_task",
     "readable",
+    "record_both",
     "scale_crosscoder",
     "scale_features",
     "scaled",
-    "second",
+    "second_site",
     "share_basis",
-    "states",
     "steering",
     "unchanged",
     "wiring",

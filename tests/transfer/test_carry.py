@@ -9,7 +9,6 @@ from glassworks.sites import Site
 from glassworks.transfer import (
     Bridge,
     Standing,
-    Training,
     auroc,
     carry_coder,
     carry_direction,
@@ -68,7 +67,7 @@ def test_a_coder_that_cannot_be_carried_is_refused(bridge: Bridge):
 @pytest.mark.slow
 def test_a_carried_coder_races_one_from_scratch(bridge: Bridge, twins: worlds.Twins):
     mine: Coder = coder("resid_post.1", "resid_post.1")
-    found = race(bridge, mine, *twins[:2], worlds.texts(200), Training(steps=30, batch=64))
+    found = race(bridge, mine, *twins[:2], worlds.texts(200), steps=30, batch=64)
     assert [row["coder"] for row in found.plain()] == ["in A", "carried", "carried and tuned", "from scratch"]
     home, carried, tuned, scratch = found.figures.values()
     assert carried.fvu == pytest.approx(home.fvu, rel=1e-2)
@@ -76,7 +75,7 @@ def test_a_carried_coder_races_one_from_scratch(bridge: Bridge, twins: worlds.Tw
     assert tuned.fvu < carried.fvu
     assert found.tokens == 30 * 64
     assert scratch.tokens == tuned.tokens == home.tokens
-    alone = race(bridge, mine, *twins[:2], worlds.texts(200), Training(steps=0))
+    alone = race(bridge, mine, *twins[:2], worlds.texts(200), steps=0)
     assert [*alone.coders] == ["carried"]
     assert alone.figures["carried"] == found.figures["carried"]
     with pytest.raises(BadInput, match="at least 5 texts"):

@@ -10,18 +10,16 @@ from glassworks.coders import Crosscoder, JumpReLU, Latents, Transcoder
 from glassworks.errors import BadInput
 from glassworks.models import Model
 from glassworks.sites import Site
-from glassworks.transfer import Rows
+from glassworks.transfer import PairedStates, record_both, second_site
 from glassworks.transfer.match import (
     Dictionary,
     Matching,
     View,
-    both,
     followed,
     matched,
     norm_difference,
     scale_crosscoder,
     scaled,
-    second,
     share_basis,
     unchanged,
     written,
@@ -52,12 +50,14 @@ def states(seed: int) -> Tensor:
     return torch.randn(TOKENS, WIDTH, generator=torch.Generator().manual_seed(seed))
 
 
-def rows(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> list[Rows]:
+def rows(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> list[PairedStates]:
     """Thirty texts in three parts."""
     documents = torch.arange(TOKENS) % 30
     places = torch.arange(TOKENS)
     return [
-        Rows({k: v[part] for k, v in a.items()}, {k: v[part] for k, v in b.items()}, documents[part], places[part])
+        PairedStates(
+            {k: v[part] for k, v in a.items()}, {k: v[part] for k, v in b.items()}, documents[part], places[part]
+        )
         for part in torch.arange(TOKENS).chunk(3)
     ]
 
@@ -235,8 +235,8 @@ def test_a_crosscoder_over_two_models_tells_whose_a_latent_is():
     a, b = Model(one, worlds.by_words(), "base"), Model(one, worlds.by_words(), "tuned")
     assert share_basis(a, b)
     texts = worlds.texts(60)
-    recording = both(a, b, texts, ["resid_post.1"])
-    site, other = Site("resid_post", 1), second(Site("resid_post", 1), a.n_layers)
+    recording = record_both(a, b, texts, ["resid_post.1"])
+    site, other = Site("resid_post", 1), second_site(Site("resid_post", 1), a.n_layers)
     assert recording.sites == [str(site), str(other)]
     torch.testing.assert_close(recording.values[str(site)], recording.values[str(other)])
     latents = 10

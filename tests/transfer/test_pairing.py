@@ -5,7 +5,7 @@ import torch
 
 from glassworks.errors import BadInput, Unsupported
 from glassworks.models import Model
-from glassworks.transfer import Pair, align, pair, states
+from glassworks.transfer import TokenPairs, align, pair, paired_states
 from tests.transfer import worlds
 
 
@@ -76,12 +76,12 @@ def test_long_texts_are_read_to_their_end(length: int, worded: Model, lettered: 
 
 def test_states_are_those_of_the_partners(worded: Model, lettered: Model):
     pairs = pair(worded, lettered, worlds.texts(30))
-    rows = [*states(worded, lettered, pairs, ["resid_post.1"], ["resid_mid.0", "attn_heads.1"], batch=40)]
+    rows = [*paired_states(worded, lettered, pairs, ["resid_post.1"], ["resid_mid.0", "attn_heads.1"], batch=40)]
     assert sum(len(each) for each in rows) == sum(len(each) for each in pairs)
     by_document = {each.document: each for each in pairs}
     for each in rows:
         for number in range(len(each)):
-            mine: Pair = by_document[int(each.documents[number])]
+            mine: TokenPairs = by_document[int(each.documents[number])]
             place = mine.at_a.index(int(each.at_a[number]))
             state = lettered.capture(list(mine.tokens_b), ["resid_mid.0"])["resid_mid.0"][mine.at_b[place]]
             torch.testing.assert_close(each.b["resid_mid.0"][number], state, atol=1e-4, rtol=1e-4)

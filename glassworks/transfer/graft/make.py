@@ -21,7 +21,7 @@ from glassworks.sites import Site
 from glassworks.transfer.bridge import Bridge
 from glassworks.transfer.graft.graft import Affine, Graft, Station
 from glassworks.transfer.graft.parts import FeaturePart, HeadPart, Part, feature_part, head_part
-from glassworks.transfer.pairing import Pair, Paired, Rows, pair, states
+from glassworks.transfer.pairing import PairedStates, PairedText, TokenPairs, pair, paired_states
 
 RIDGE = 1e-3
 WRITE_RIDGE = 0.1
@@ -43,7 +43,7 @@ class Joint:
     """
 
     bridge: Bridge
-    texts: Sequence[Paired]
+    texts: Sequence[PairedText]
     neutral: Sequence[Any]
     write: str = "logits"
     layers: tuple[int, ...] | None = None
@@ -91,7 +91,7 @@ def make_graft(circuit: Circuit, scope: Scope, a: Model, b: Model, joint: Joint)
     return _centred(Graft(a.name, b.name, found.stations, up.float(), target, facts), a, joint.neutral)
 
 
-def partner_counts(pairs: Sequence[Pair]) -> Counter[tuple[int, int]]:
+def partner_counts(pairs: Sequence[TokenPairs]) -> Counter[tuple[int, int]]:
     """How often a token of A and one of B end at the same place."""
     return Counter(
         (one.tokens_a[at_a], one.tokens_b[at_b]) for one in pairs for at_a, at_b in zip(one.at_a, one.at_b, strict=True)
@@ -146,14 +146,14 @@ class _Means:
         self._sums: list[list[Tensor | float]] = [[0.0, 0.0] for _ in parts]
         self._scales: dict[str, list[Tensor]] = {}
 
-    def see(self, pairs: Sequence[Pair]) -> None:
+    def see(self, pairs: Sequence[TokenPairs]) -> None:
         """Run both models over text."""
         kinds = {"heads": ("attn_heads", "attn_post_norm_scale"), "features": ("mlp_in",)}
         present = {site.kind for site in self.a.sites()}
         needed = [Site(kind, part.layer) for part in self.parts for kind in kinds[part.kind] if kind in present]
         sites_a = [*dict.fromkeys([*needed, Site("final_norm_scale")])]
         sites_b = [*dict.fromkeys([*map(self.source, self.parts), Site("final_norm_scale")])]
-        for rows in states(self.a, self.b, pairs, sites_a, sites_b):
+        for rows in paired_states(self.a, self.b, pairs, sites_a, sites_b):
             for name in [each for each in rows.a if "norm_scale" in each]:
                 self._scales.setdefault(f"a/{name}", []).append(rows.a[name].flatten())
             self._scales.setdefault("b/final_norm_scale", []).append(rows.b["final_norm_scale"].flatten())
@@ -189,7 +189,7 @@ class _Means:
         return one, other
 
 
-def _values(part: Part, rows: Rows, a: Model) -> Float[Tensor, "row nodes"]:
+def _values(part: Part, rows: PairedStates, a: Model) -> Float[Tensor, "row nodes"]:
     """What a part's nodes are in A itself."""
     if isinstance(part, HeadPart):
         side = rows.a[f"attn_heads.{part.layer}"].unflatten(-1, (a.n_heads, -1))

@@ -3,7 +3,6 @@
 from glassworks.transfer.match.dictionary import Dictionary
 from glassworks.transfer.match.directions import Written, over, share_basis, unchanged, written
 from glassworks.transfer.match.evolve import Chain, Evolution, Step, evolve, followed
-from glassworks.transfer.match.joint import both, second
 from glassworks.transfer.match.match import Matching, match_features, matched
 from glassworks.transfer.match.report import Comparison, evolution_page, family, family_page, pair_page
 from glassworks.transfer.match.scaling import Scaling, View, norm_difference, scale_crosscoder, scale_features, scaled
@@ -23,7 +22,6 @@ __all__ = [
     "View",
     "Wiring",
     "Written",
-    "both",
     "evolution_page",
     "evolve",
     "family",
@@ -37,7 +35,6 @@ __all__ = [
     "scale_crosscoder",
     "scale_features",
     "scaled",
-    "second",
     "share_basis",
     "unchanged",
     "wiring",

@@ -21,7 +21,7 @@ from glassworks.transfer.match.dictionary import Dictionary
 from glassworks.transfer.match.match import halves, matched, rows
 from glassworks.transfer.match.sought import Sought
 from glassworks.transfer.match.together import Interval
-from glassworks.transfer.pairing import Paired
+from glassworks.transfer.pairing import PairedText
 
 
 @final
@@ -100,7 +100,7 @@ class Evolution:
         }
 
 
-def evolve(model: Model, scope: Scope, texts: Iterable[Paired], chosen: str = "", seed: int = 0) -> Evolution:
+def evolve(model: Model, scope: Scope, texts: Iterable[PairedText], chosen: str = "", seed: int = 0) -> Evolution:
     """Follow features through the layers of a model.
 
     Args:

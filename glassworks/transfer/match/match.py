@@ -21,12 +21,12 @@ from glassworks.sites import Site
 from glassworks.transfer.match.dictionary import Dictionary
 from glassworks.transfer.match.sought import Measure, Partners, Sought, deal, seek
 from glassworks.transfer.match.together import BLOCKS, Products, Search, Trial
-from glassworks.transfer.pairing import Pair, Paired, Rows, pair, states
+from glassworks.transfer.pairing import PairedStates, PairedText, TokenPairs, pair, paired_states
 
 LEAST = 10
 """Tokens of each half of the text that a feature must be active on to be judged."""
 SAMPLE = 8192
-"""Rows that random features are drawn from."""
+"""PairedStates that random features are drawn from."""
 TOGETHER = 256
 """Texts that are sorted by length and run together."""
 
@@ -84,7 +84,7 @@ class Matching:
 
 
 def match_features(
-    a: Model, b: Model, scopes: tuple[Scope, Scope], texts: Iterable[Paired], chosen: str = "", seed: int = 0
+    a: Model, b: Model, scopes: tuple[Scope, Scope], texts: Iterable[PairedText], chosen: str = "", seed: int = 0
 ) -> Matching:
     """Find which features of A exist in B, and of B in A.
 
@@ -105,8 +105,8 @@ def match_features(
     return replace(matched(mine, other, choosing, measuring, seed), a=a.name, b=b.name)
 
 
-def halves(a: Model, b: Model, texts: Iterable[Paired], seed: int = 0) -> tuple[list[Pair], list[Pair]]:
-    """Pair texts and deal them into two halves, each numbered from 0; BadInput where there are fewer than eight."""
+def halves(a: Model, b: Model, texts: Iterable[PairedText], seed: int = 0) -> tuple[list[TokenPairs], list[TokenPairs]]:
+    """Pair texts and split them at random into two halves, each numbered from 0; BadInput for fewer than eight."""
     pairs = pair(a, b, texts)
     if len(pairs) < 8:
         raise BadInput(f"The text has {len(pairs)} documents; 8 at least are needed, half of them to check the other.")
@@ -116,18 +116,24 @@ def halves(a: Model, b: Model, texts: Iterable[Paired], seed: int = 0) -> tuple[
     return first, second
 
 
-def rows(a: Model, b: Model, pairs: Sequence[Pair], sites_a: Sequence[Site], sites_b: Sequence[Site]) -> Iterator[Rows]:
+def rows(
+    a: Model, b: Model, pairs: Sequence[TokenPairs], sites_a: Sequence[Site], sites_b: Sequence[Site]
+) -> Iterator[PairedStates]:
     """States of both models at some sites, in an order that does not depend on lengths; one model runs once."""
     one = a is b
     sites = (list(dict.fromkeys([*sites_a, *sites_b])), []) if one else (sites_a, sites_b)
     for start in range(0, len(pairs), TOGETHER):
-        for found in states(a, b, pairs[start : start + TOGETHER], *sites):
+        for found in paired_states(a, b, pairs[start : start + TOGETHER], *sites):
             yield replace(found, b=found.a) if one else found
 
 
 @torch.no_grad()
 def matched(
-    mine: Dictionary, other: Dictionary, choosing: Iterable[Rows], measuring: Iterable[Rows], seed: int = 0
+    mine: Dictionary,
+    other: Dictionary,
+    choosing: Iterable[PairedStates],
+    measuring: Iterable[PairedStates],
+    seed: int = 0,
 ) -> Matching:
     """Match dictionaries on rows that belong together.
 
@@ -201,7 +207,7 @@ def _pairs(bout: str, choices: Mapping[str, _Choice], single: Int[Tensor, " _"])
     return torch.cat([left, there, paired]), torch.cat([right, back, single[paired]])
 
 
-def _sample(parts: Iterable[Rows]) -> tuple[Rows, Iterator[Rows]]:
+def _sample(parts: Iterable[PairedStates]) -> tuple[PairedStates, Iterator[PairedStates]]:
     """The first rows as one, for drawing random features, and all rows from the start."""
     rest, held = iter(parts), []
     while sum(map(len, held)) < SAMPLE and (part := next(rest, None)) is not None:
@@ -213,10 +219,10 @@ def _sample(parts: Iterable[Rows]) -> tuple[Rows, Iterator[Rows]]:
         for side in ("a", "b")
     )
     documents, at = (torch.cat([getattr(part, name) for part in held]) for name in ("documents", "at_a"))
-    return Rows(a, b, documents, at), chain(held, rest)
+    return PairedStates(a, b, documents, at), chain(held, rest)
 
 
-def _encoded(every: Mapping[str, Dictionary], part: Rows) -> dict[str, Latents]:
+def _encoded(every: Mapping[str, Dictionary], part: PairedStates) -> dict[str, Latents]:
     return {side: each.encode(part.a if side in "apv" else part.b) for side, each in every.items()}
 
 

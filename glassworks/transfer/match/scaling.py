@@ -24,10 +24,9 @@ from glassworks.models import Model
 from glassworks.sites import Site
 from glassworks.transfer.match.dictionary import Dictionary, at_hand, encoded
 from glassworks.transfer.match.directions import share_basis
-from glassworks.transfer.match.joint import second
 from glassworks.transfer.match.match import LEAST, halves, rows
 from glassworks.transfer.match.together import BLOCKS, Interval, draws, ends, interval
-from glassworks.transfer.pairing import Paired, Rows
+from glassworks.transfer.pairing import PairedStates, PairedText, second_site
 
 REBUILT, LEFT = 0, 1
 MOST = (0.5, 0.2)
@@ -97,7 +96,7 @@ class Scaling:
 
 
 def scale_features(
-    a: Model, b: Model, scopes: tuple[Scope, Scope], texts: Iterable[Paired], chosen: str = ""
+    a: Model, b: Model, scopes: tuple[Scope, Scope], texts: Iterable[PairedText], chosen: str = ""
 ) -> Scaling:
     """Scale the features of a tuned model's coders in its base model.
 
@@ -127,7 +126,7 @@ def scale_features(
     return scaled(dictionary, views)
 
 
-def scale_crosscoder(crosscoder: Crosscoder, a: Model, b: Model, texts: Iterable[Paired]) -> Scaling:
+def scale_crosscoder(crosscoder: Crosscoder, a: Model, b: Model, texts: Iterable[PairedText]) -> Scaling:
     """Scale the latents of a crosscoder over two models, and compare the norms of what they write in each.
 
     Args:
@@ -152,7 +151,7 @@ def sides(crosscoder: Crosscoder, depth: int) -> tuple[Site, Site]:
     """The site of A that a crosscoder over two models writes, and its name for the same site of B."""
     if len(crosscoder.writes) == 2 and crosscoder.reads == crosscoder.writes:
         site, other = crosscoder.writes
-        if other == second(site, depth):
+        if other == second_site(site, depth):
             return site, other
     told = ", ".join(each.name for each in (*crosscoder.reads, *crosscoder.writes))
     raise BadInput(
@@ -295,7 +294,7 @@ def _twin_of(scope: Scope, name: str, coder: Coder) -> Coder:
     return found if (found.reads, found.writes) == (coder.reads, coder.writes) else coder
 
 
-def _views(part: Rows, base: Mapping[str, Coder], tuned: Mapping[str, Coder]) -> Iterator[View]:
+def _views(part: PairedStates, base: Mapping[str, Coder], tuned: Mapping[str, Coder]) -> Iterator[View]:
     for name, coder in tuned.items():
         write = coder.writes[0]
         latents = encoded(coder, part.b)
@@ -315,7 +314,7 @@ def _rebuilt(coder: Coder, values: Mapping[str, Tensor]) -> tuple[Tensor, Tensor
     return rebuilt if skip is None else rebuilt + values[coder.reads[0].name].float() @ skip.float(), bias
 
 
-def _joint_view(part: Rows, crosscoder: Crosscoder, site: Site, other: Site, depth: int) -> list[View]:
+def _joint_view(part: PairedStates, crosscoder: Crosscoder, site: Site, other: Site, depth: int) -> list[View]:
     values = {site.name: part.a[site.name].float(), other.name: part.b[site.name].float()}
     latents = crosscoder.encode(values)
     rebuilt = [crosscoder.decode(latents, each) - crosscoder.bias(each) for each in (site, other)]

@@ -19,9 +19,8 @@ from glassworks.coders import Scope
 from glassworks.edits import FeatureRef, add_vector
 from glassworks.harvest import pad
 from glassworks.models import Model
-from glassworks.transfer.align import align
-from glassworks.transfer.bridge import Bridge
-from glassworks.transfer.direction import last_states
+from glassworks.transfer.bridge import Bridge, align
+from glassworks.transfer.carry import last_states
 from glassworks.transfer.graft import Demonstrations, Fitting, Graft, Joint, fit_gains, make_graft
 from glassworks.transfer.protocol.behaviour import System, edited, plain
 from glassworks.transfer.protocol.task import Task

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from glassworks.errors import BadInput
-from glassworks.transfer.maps import RIDGES, Spectrum, fitted, similarity
-from glassworks.transfer.statistics import Moments, Sums
+from glassworks.transfer.maps import RIDGES, Moments, Spectrum, Sums, similarity
 
 
 def rows(count: int = 400, d_x: int = 7, d_y: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
@@ -50,7 +49,7 @@ def test_a_streamed_map_is_the_one_of_dense_least_squares():
     held.add({"s": x[2400:]}, {"t": y[2400:]})
     spectrum = Spectrum(fit.site("a", "s"), held.site("a", "s"))
     both = fit.couple("s", "t"), held.couple("s", "t")
-    found = fitted(spectrum, *both, ("a/s", "b/t"))
+    found = spectrum.fit(*both, "a/s", "b/t")
     ones = torch.ones(2400, 1, dtype=torch.float64)
     exact = torch.linalg.lstsq(torch.cat([x[:2400], ones], 1), y[:2400]).solution
     plain = spectrum.weight(both[0], RIDGES[0])

@@ -8,7 +8,7 @@ import torch
 from glassworks.errors import BadArtefact, BadInput, NotFound
 from glassworks.models import Model
 from glassworks.transfer import Bridge, align, load_bridge
-from glassworks.transfer.layers import monotone_path
+from glassworks.transfer.bridge import monotone_path
 from tests.transfer import worlds
 
 
