@@ -1,9 +1,10 @@
 """Edits: changes of a model while it runs, as values that `model.edit(...)` takes."""
 
 from glassworks.edits.contrast import Contrast, contrast
-from glassworks.edits.edit import Edit
+from glassworks.edits.edit import EFFECTS, OPERATIONS, UNITS, Edit, LiveSkips, Source, live_skips
 from glassworks.edits.files import difference, load_edits, read_edit, save_edits
 from glassworks.edits.make import (
+    Reference,
     ablate,
     add_features,
     add_vector,
@@ -13,7 +14,6 @@ from glassworks.edits.make import (
     scale_features,
     set_features,
 )
-from glassworks.edits.operations import EFFECTS, OPERATIONS, UNITS
 from glassworks.edits.outcome import Choice, Dose, OffTarget, Outcome, divergence, doses, off_target, outcome
 from glassworks.edits.patching import (
     METHODS,
@@ -32,12 +32,8 @@ from glassworks.edits.patching import (
     exact_edges,
     sweep,
 )
-from glassworks.edits.reference import Reference
-from glassworks.edits.refs import FeatureRef, Supernode
 from glassworks.edits.reports import doses_page, outcome_page, sweeps_page
-from glassworks.edits.skips import LiveSkips, live_skips
-from glassworks.edits.source import Source
-from glassworks.edits.targets import Direction, Features, Heads, Neurons, Target, Whole
+from glassworks.edits.targets import Direction, FeatureRef, Features, Heads, Neurons, Supernode, Target, Whole
 from glassworks.edits.where import Gate, Span, Where
 
 __all__ = [

@@ -1,7 +1,6 @@
 """Contrasts: the features in which prompts of one kind differ from those of another, ready to be edited.
 
 Everything is counted from the prompts' ends, so that what was found on some prompts fits others of the same form.
-This module must not know labels or graphs.
 """
 
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from glassworks.coders import Coder, Scope
-from glassworks.edits.refs import FeatureRef
+from glassworks.edits.targets import FeatureRef
 from glassworks.errors import BadInput, NotFound
 from glassworks.models import Model, Prompt
 
@@ -73,19 +72,25 @@ def contrast(
         raise BadInput("A contrast needs a prompt of either kind, and at least one feature of each coder and position.")
     names = list(scope.replacement if coders is None else coders)
     if not names:
-        raise NotFound(f"The scope {scope.name} has no coders in place of MLPs; name the coders to compare.")
-    kinds = [[model.tokens(each) for each in kind] for kind in (like, unlike)]
+        raise NotFound(f"The scope {scope.name} has no coders that replace MLPs; name the coders to compare.")
+    kinds = [[model.tokens(prompt) for prompt in kind] for kind in (like, unlike)]
     lengths = {len(row) for kind in kinds for row in kind}
     count = last if last is not None else min(lengths) if len(lengths) == 1 else 1
     if not 1 <= count <= min(lengths):
         raise BadInput(f"The last {count} tokens cannot be compared; the shortest prompt has {min(lengths)}.")
-    found: list[tuple[FeatureRef, float, float]] = []
+    largest: list[tuple[FeatureRef, float, float]] = []
     for name in names:
-        ones, others = (_mean(model, scope[name], rows, count) for rows in kinds)
-        found += _largest(name, scope[name], ones, others, most)
-    if not found:
+        coder = scope[name]
+        ones, others = (_mean(model, coder, rows, count) for rows in kinds)
+        latents = torch.arange(coder.d_latent, device=ones.device)
+        rows = torch.cat([coder.decoder_rows(latents, write).float() for write in coder.writes], 1)
+        for token, size in enumerate((ones - others).abs() * rows.norm(dim=1)):
+            for index in size.topk(min(most, int((size > 0).sum()))).indices.tolist():
+                ref = FeatureRef(name, token - count, index)
+                largest.append((ref, float(ones[token, index]), float(others[token, index])))
+    if not largest:
         raise BadInput("The prompts of both kinds have the same features at these tokens; there is nothing to change.")
-    return Contrast(*zip(*found, strict=True))
+    return Contrast(*zip(*largest, strict=True))
 
 
 @torch.no_grad()
@@ -94,17 +99,3 @@ def _mean(model: Model, coder: Coder, rows: Sequence[Tensor], count: int) -> Flo
     site = coder.reads[0]
     values = [model.capture(row.tolist(), [site])[site.name] for row in rows]
     return torch.stack([coder.encode(value).dense()[-count:] for value in values]).mean(0).float()
-
-
-def _largest(
-    name: str, coder: Coder, like: Float[Tensor, "token latent"], unlike: Float[Tensor, "token latent"], most: int
-) -> list[tuple[FeatureRef, float, float]]:
-    latents = torch.arange(coder.d_latent)
-    rows = [coder.decoder_rows(latents.to(like.device), write).float() for write in coder.writes]
-    sizes = (like - unlike).abs() * torch.cat(rows, 1).norm(dim=1)
-    found = []
-    for token, size in enumerate(sizes):
-        best = size.topk(min(most, int((size > 0).sum()))).indices.tolist()
-        place = token - len(sizes)
-        found += [(FeatureRef(name, place, n), float(like[token, n]), float(unlike[token, n])) for n in best]
-    return found

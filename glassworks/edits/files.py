@@ -1,7 +1,4 @@
-"""Edits as files: JSON that names the model and the scope, and how two edits differ.
-
-This module must not know how an edit acts.
-"""
+"""Edits as files: JSON that names the model and the scope, and how two edits differ."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,13 +8,13 @@ from typing import Any
 from glassworks import hub
 from glassworks.artefacts import read_json, replace_text
 from glassworks.coders import Scope
-from glassworks.edits.edit import Edit
+from glassworks.edits.edit import Edit, Source
 from glassworks.edits.make import coders_of
-from glassworks.edits.source import read_source
-from glassworks.edits.targets import read_target
-from glassworks.edits.where import read_where
+from glassworks.edits.targets import Direction, FeatureRef, Features, Heads, Neurons, Target, Whole
+from glassworks.edits.where import Gate, Span, Where, where_of
 from glassworks.errors import BadArtefact, BadInput, GlassworksError
 from glassworks.models import Model
+from glassworks.sites import Site
 
 SCHEMA = 1
 
@@ -34,18 +31,25 @@ def read_edit(plain: Mapping[str, Any], scope: Scope | None = None) -> Edit:
         NotFound: the scope lacks a coder or feature.
     """
     try:
-        target, where = read_target(plain["target"]), read_where(plain.get("where", "all"))
-        error = str(plain.get("error", "keep"))
+        target, where = _read_target(plain["target"]), _read_where(plain.get("where", "all"))
+        error, source, inf = str(plain.get("error", "keep")), plain.get("source"), float("inf")
+        if source is not None:
+            prompt, place = source["prompt"], source.get("where")
+            prompt = prompt if isinstance(prompt, str) else tuple(int(token) for token in prompt)
+            source = Source(prompt, None if place is None else _read_where(place))
+        # JSON has no infinity, so an open side of a range is null
+        amounts = [(-inf, inf)[bool(side)] if amount is None else float(amount)
+                   for side, amount in enumerate(plain.get("amounts", []))]  # fmt: skip
         return Edit(
             operation=str(plain["operation"]),
             target=target,
-            amounts=_amounts(plain.get("amounts", [])),
+            amounts=tuple(amounts),
             where=where,
             unit=str(plain.get("unit", "absolute")),
-            sizes=tuple(float(each) for each in plain.get("sizes", [])),
+            sizes=tuple(float(size) for size in plain.get("sizes", [])),
             error=error,
             effect=str(plain.get("effect", "total")),
-            source=read_source(plain.get("source")),
+            source=source,
             coders=coders_of(target, where, scope, error),
         )
     except GlassworksError:
@@ -83,11 +87,11 @@ def load_edits(path: Path | str, model: Model, scope: Scope | None = None) -> li
 
     Args:
         path: the file.
-        model: the model that they shall act on.
+        model: the model that they are to act on.
         scope: the scope of their features.
 
     Raises:
-        BadArtefact: the file is no file of edits.
+        BadArtefact: the file holds no edits.
         BadInput: the edits are for another model or scope, or do not fit.
         NotFound: the model or the scope lacks what they name.
     """
@@ -96,10 +100,16 @@ def load_edits(path: Path | str, model: Model, scope: Scope | None = None) -> li
         raise BadArtefact(f"The file {path} holds no edits; save_edits writes such files.")
     if stored.get("schema", 0) > SCHEMA:
         raise BadArtefact(f"The edits {path} were written by a newer version; update Glassworks to read them.")
-    _check_name(path, "model", stored.get("model"), model.name)
+    named = [("model", stored.get("model"), model.name)]
     if stored.get("scope") is not None and scope is not None:
-        _check_name(path, "scope", stored["scope"], scope.name)
-    edits = [read_edit(each, scope) for each in stored["edits"]]
+        named.append(("scope", stored["scope"], scope.name))
+    for kind, saved, given in named:  # where a folder lies does not matter
+        names = {
+            Path(hub.ALIASES.get(str(name), str(name))).name.removesuffix(hub.SUFFIX[kind]) for name in (saved, given)
+        }
+        if len(names) > 1:
+            raise BadInput(f"The edits {path} are for the {kind} {saved}, not for {given}; give that {kind}.")
+    edits = [read_edit(plain, scope) for plain in stored["edits"]]
     for edit in edits:
         edit.check(model)
     return edits
@@ -111,16 +121,25 @@ def difference(a: Edit, b: Edit) -> dict[str, tuple[Any, Any]]:
     return {name: (one[name], other[name]) for name in one if one[name] != other[name]}
 
 
-def _amounts(plain: Sequence[float | int | None]) -> tuple[float, ...]:
-    """Numbers; JSON has no infinity, so an open side of a range is null."""
-    inf = float("inf")
-    return tuple((-inf, inf)[bool(place)] if each is None else float(each) for place, each in enumerate(plain))
+def _read_target(plain: Mapping[str, Any]) -> Target:
+    """A target; KeyError or TypeError where it is none."""
+    if "features" in plain:
+        return Features(tuple(FeatureRef.parse(str(text)) for text in plain["features"]))
+    if "direction" in plain:
+        return Direction.of(str(plain["site"]), [float(number) for number in plain["direction"]])
+    if "heads" in plain:
+        return Heads(tuple((int(layer), int(head)) for layer, head in plain["heads"]))
+    if "neurons" in plain:
+        return Neurons(int(plain["layer"]), tuple(int(index) for index in plain["neurons"]))
+    return Whole(Site.parse(str(plain["whole"])))
 
 
-def _check_name(path: Path | str, kind: str, stored: Any, given: str) -> None:
-    """BadInput where two references mean different things; where a folder lies does not matter."""
-    names = [
-        Path(hub.ALIASES.get(str(each), str(each))).name.removesuffix(hub.SUFFIX[kind]) for each in (stored, given)
-    ]
-    if names[0] != names[1]:
-        raise BadInput(f"The edits {path} are for the {kind} {stored}, not for {given}; give that {kind}.")
+def _read_where(plain: Any) -> Where:
+    """A place; KeyError or TypeError where it is none."""
+    if not isinstance(plain, Mapping):
+        return where_of(plain)
+    if "gate" in plain:
+        inner: Any = _read_where(plain.get("where", "all"))
+        return where_of(Gate(FeatureRef.parse(str(plain["gate"])), float(plain.get("above", 0.0)), inner))
+    start, stop = plain["characters"]
+    return Span(int(start), int(stop))

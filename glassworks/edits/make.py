@@ -1,29 +1,84 @@
-"""The functions that make edits: what a user says, checked, with its coders, units and measured amounts filled in.
-
-This module must not know how an edit acts.
-"""
+"""The functions that make edits: what a user gives, checked, with its coders, units and measured amounts filled in."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from glassworks.coders import Coder
-from glassworks.edits.edit import Edit
-from glassworks.edits.reference import Reference
-from glassworks.edits.refs import FeatureRef, Supernode
-from glassworks.edits.source import Source
-from glassworks.edits.targets import Direction, Features, Target, target_of
+from glassworks.edits.act import coordinates_of
+from glassworks.edits.edit import Edit, Source
+from glassworks.edits.targets import Direction, Features, Supernode, Target, target_of
 from glassworks.edits.where import Gate, Where, where_of
 from glassworks.errors import BadInput, NotFound, Unsupported
-from glassworks.models import Prompt
+from glassworks.models import Model, Prompt
 from glassworks.sites import Site
 
 DRAWS = 16
 """How many tokens `resample` draws; tokens of a text take their values in turn."""
-KINDS = ("zero", "mean", "resample")
+STREAM = {"attn_out": "resid_mid", "mlp_out": "resid_post"}
+"""What is added to the residual stream -> the stream that it is added to, whose norm counts."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """Texts on which means, drawn values and the unit `norm` are measured.
+
+    The first token of each text does not count: its norm is unlike that of all others.
+
+    Attributes:
+        model: the model, as it is without edits.
+        prompts: texts, or token ids.
+    """
+
+    model: Model
+    prompts: Sequence[Prompt]
+
+    def __post_init__(self) -> None:
+        """Raise BadInput where there is no text."""
+        if isinstance(self.prompts, str) or not len(self.prompts):
+            raise BadInput("A reference is measured on several texts; give a list with at least one.")
+
+    def values(self, site: Site) -> Float[Tensor, "token width"]:
+        """The values of a site at all tokens that count."""
+        rows = []
+        with self.model.taps.exactly(()):
+            for prompt in self.prompts:
+                value = self.model.capture(self.model.tokens(prompt).tolist(), [site])[site.name].float().flatten(1)
+                rows.append(value[1:] if len(value) > 1 else value)
+        return torch.cat(rows)
+
+    def norm(self, site: Site) -> float:
+        """The mean norm of the residual stream where a site writes, or of the site's own values elsewhere."""
+        kind = STREAM.get(site.kind, site.kind)
+        kind = "resid_post" if kind == "resid_mid" and self.model.parallel else kind
+        return float(self.values(Site(kind, site.layer)).norm(dim=-1).mean())
+
+    def coordinates(self, target: Target, coders: Mapping[str, Coder]) -> Float[Tensor, "token k"]:
+        """A target's coordinates at all tokens that count."""
+        groups = coordinates_of(target, self.model, coders)
+        if any(not group.count for group in groups):
+            raise Unsupported(f"The values of {target} have as many numbers as a text has tokens; they have no mean.")
+        values = [group.read(self.values(group.site)) for group in groups]
+        joint = values[0].new_zeros(len(values[0]), sum(group.count for group in groups))
+        for group, own in zip(groups, values, strict=True):
+            joint[:, slice(None) if group.columns is None else group.columns] = own
+        return joint
+
+    def sizes(self, target: Target, coders: Mapping[str, Coder]) -> tuple[float, ...]:
+        """For each coordinate, the amount of it that is as long as the stream's mean norm where it writes."""
+        if isinstance(target, Direction):
+            if not target.norm:
+                raise BadInput(f"The vector for {target.site} is zero; no amount of it has a norm.")
+            return (self.norm(target.site) / target.norm,)
+        assert isinstance(target, Features)
+        norms = {name: self.norm(coders[name].writes[0]) for name in {ref.coder_id for ref in target.refs}}
+        rows = [coders[ref.coder_id].decoder_rows(torch.tensor([ref.index])).norm() for ref in target.refs]
+        return tuple(norms[ref.coder_id] / float(row) for ref, row in zip(target.refs, rows, strict=True))
 
 
 def set_features(
@@ -55,8 +110,7 @@ def set_features(
         BadInput: no features, one named twice, another number of values, no scope, or a value that is none.
         NotFound: the scope lacks a coder or its evidence, or a coder has no such feature.
     """
-    numbers = _numbers(values)
-    return _made("set", target, scope, where, numbers, _Unit(unit, reference), error=error, effect=effect)
+    return _make("set", target, scope, where, _floats(values), unit, reference, error=error, effect=effect)
 
 
 def add_features(
@@ -71,7 +125,7 @@ def add_features(
     reference: Reference | None = None,
 ) -> Edit:
     """Make an edit that adds to features' activations, silent ones too, or other coordinates. See `set_features`."""
-    return _made("add", target, scope, where, _numbers(amounts), _Unit(unit, reference), error=error, effect=effect)
+    return _make("add", target, scope, where, _floats(amounts), unit, reference, error=error, effect=effect)
 
 
 def scale_features(
@@ -84,7 +138,7 @@ def scale_features(
     effect: str = "total",
 ) -> Edit:
     """Make an edit that multiplies features' activations, or other coordinates. See `set_features`."""
-    return _made("scale", target, scope, where, _numbers(factor), error=error, effect=effect)
+    return _make("scale", target, scope, where, _floats(factor), error=error, effect=effect)
 
 
 def ablate(
@@ -98,7 +152,7 @@ def ablate(
     reference: Reference | None = None,
     seed: int = 0,
 ) -> Edit:
-    """Make an edit that takes away what features, or other coordinates, tell.
+    """Make an edit that removes what features, or other coordinates, contribute.
 
     Args:
         target: see `set_features`.
@@ -110,15 +164,15 @@ def ablate(
         reference: texts that `mean` and `resample` need.
         seed: of the draws.
     """
-    if to not in KINDS:
-        raise BadInput(f"Features can be ablated to {', '.join(KINDS)}; got {to!r}.")
-    made, coders = _bound(target, scope, where, error)
+    if to not in ("zero", "mean", "resample"):
+        raise BadInput(f"Features can be ablated to zero, mean, resample; got {to!r}.")
     amounts: tuple[float, ...] = ()
     if to != "zero":
-        values = _needed(reference, f"Ablating to {to}").coordinates(made, coders)
+        named, coders, _ = _resolve(target, scope, where, error)
+        values = _required(reference, f"Ablating to {to}").coordinates(named, coders)
         chosen = torch.randint(len(values), (DRAWS,), generator=torch.Generator().manual_seed(seed))
         amounts = tuple((values.mean(0) if to == "mean" else values[chosen].flatten()).tolist())
-    return Edit(to, made, amounts, where_of(where), error=error, effect=effect, coders=coders)
+    return _make(to, target, scope, where, amounts, error=error, effect=effect)
 
 
 def clamp(
@@ -134,7 +188,7 @@ def clamp(
 ) -> Edit:
     """Make an edit that keeps features' activations, or other coordinates, in a range; None leaves a side open."""
     ends = (-float("inf") if low is None else float(low), float("inf") if high is None else float(high))
-    return _made("clamp", target, scope, where, ends, _Unit(unit, reference), effect=effect)
+    return _make("clamp", target, scope, where, ends, unit, reference, effect=effect)
 
 
 def add_vector(
@@ -165,8 +219,7 @@ def add_vector(
         NotFound: there is no such kind of site.
         BadInput: a position is named twice; when it runs, the width is wrong or a position lies outside the text.
     """
-    target = Direction.of(site, vector)
-    return _made("add", target, scope, where, (float(by),), _Unit(unit, reference), effect=effect)
+    return _make("add", Direction.of(site, vector), scope, where, (float(by),), unit, reference, effect=effect)
 
 
 def project_out(
@@ -178,7 +231,7 @@ def project_out(
     effect: str = "total",
 ) -> Edit:
     """Make an edit that removes the component along a vector, x - <x, v> v / <v, v>. See `add_vector`."""
-    return _made("project_out", Direction.of(site, vector), scope, where, (), effect=effect)
+    return _make("project_out", Direction.of(site, vector), scope, where, (), effect=effect)
 
 
 def patch(
@@ -205,10 +258,9 @@ def patch(
     Raises:
         BadInput: when it runs, the prompts have not as many such tokens.
     """
-    made, coders = _bound(target, scope, where, error)
-    prompt = source if isinstance(source, str) else tuple(int(each) for each in source)
+    prompt = source if isinstance(source, str) else tuple(int(token) for token in source)
     run = Source(prompt, None if source_where is None else where_of(source_where))
-    return Edit("patch", made, (), where_of(where), error=error, effect=effect, source=run, coders=coders)
+    return _make("patch", target, scope, where, (), error=error, effect=effect, source=run)
 
 
 def coders_of(target: Target, where: Where, scope: Any, error: str = "keep") -> dict[str, Coder]:
@@ -225,7 +277,8 @@ def coders_of(target: Target, where: Where, scope: Any, error: str = "keep") -> 
         NotFound: the scope lacks a coder.
     """
     own = target.refs if isinstance(target, Features) else ()
-    names = dict.fromkeys(ref.coder_id for ref in (*own, *_gates(where)))
+    gates = (where.feature,) if isinstance(where, Gate) else ()
+    names = dict.fromkeys(ref.coder_id for ref in (*own, *gates))
     if names and scope is None:
         raise BadInput("Editing features needs their coders; pass the scope as well.")
     joint = {ref.coder_id for ref in own if ref.coder_id not in getattr(scope, "coders", [ref.coder_id])}
@@ -234,67 +287,46 @@ def coders_of(target: Target, where: Where, scope: Any, error: str = "keep") -> 
     return {name: scope[name] for name in names}
 
 
-class _Unit:
-    """A unit by name, and what it is measured on."""
-
-    def __init__(self, name: str = "absolute", reference: Reference | None = None) -> None:
-        self.name, self.reference = name, reference
-
-    def sizes(self, target: Target, coders: Mapping[str, Coder], scope: Any) -> tuple[float, ...]:
-        """The unit's size for each coordinate; () where it is absolute, or does not fit the target."""
-        if self.name == "max" and isinstance(target, Features):
-            return tuple(_largest(ref, scope) for ref in target.refs)
-        if self.name == "norm" and isinstance(target, Features | Direction):
-            return _needed(self.reference, "The unit norm").sizes(target, coders)
-        return ()
-
-
-def _made(
+def _make(
     operation: str,
-    named: Any,
+    given: Any,
     scope: Any,
     where: Any,
     amounts: tuple[float, ...],
-    unit: _Unit | None = None,
-    **kept: str,
+    unit: str = "absolute",
+    reference: Reference | None = None,
+    **fields: Any,
 ) -> Edit:
-    unit = unit or _Unit()
-    target, coders = _bound(named, scope, where, kept.get("error", "keep"))
-    sizes = unit.sizes(target, coders, _scope(named, scope))
-    place = where_of(where)
-    return Edit(operation, target, amounts, place, unit.name, sizes, coders=coders, **kept)  # pyright: ignore
+    """An edit of what a user gave; the fields are further ones of `Edit`."""
+    target, coders, scope = _resolve(given, scope, where, fields.get("error", "keep"))
+    sizes: tuple[float, ...] = ()  # none as well where the unit does not fit the target, which `Edit` refuses
+    if unit == "max" and isinstance(target, Features):
+        for ref in target.refs:
+            evidence = scope.evidence(ref.coder_id)
+            if evidence is None:
+                raise NotFound(f"The scope has no evidence on {ref.coder_id}, so its largest activations are not "
+                               "known; give the amounts in absolute numbers.")  # fmt: skip
+            sizes += (float(evidence.max_activation[ref.index]),)
+            if sizes[-1] <= 0:
+                raise BadInput(f"The feature {ref} was never active on its corpus; give its amount in absolute "
+                               "numbers.")  # fmt: skip
+    elif unit == "norm" and isinstance(target, Features | Direction):
+        sizes = _required(reference, "The unit norm").sizes(target, coders)
+    return Edit(operation, target, amounts, where_of(where), unit, sizes, coders=coders, **fields)
 
 
-def _bound(named: Any, scope: Any, where: Any, error: str) -> tuple[Target, dict[str, Coder]]:
-    target = target_of(named)
-    return target, coders_of(target, where_of(where), _scope(named, scope), error)
+def _resolve(given: Any, scope: Any, where: Any, error: str) -> tuple[Target, dict[str, Coder], Any]:
+    """The target, the coders of an edit's features, and the scope that they come from."""
+    scope = given.scope if scope is None and isinstance(given, Supernode) else scope
+    target = target_of(given)
+    return target, coders_of(target, where_of(where), scope, error), scope
 
 
-def _scope(named: Any, scope: Any) -> Any:
-    return named.scope if scope is None and isinstance(named, Supernode) else scope
-
-
-def _gates(where: Where) -> list[FeatureRef]:
-    return [where.feature] if isinstance(where, Gate) else []
-
-
-def _numbers(values: float | int | Sequence[float | int]) -> tuple[float, ...]:
-    return tuple(float(each) for each in values) if isinstance(values, Sequence) else (float(values),)
-
-
-def _needed(reference: Reference | None, what: str) -> Reference:
+def _required(reference: Reference | None, what: str) -> Reference:
     if reference is None:
         raise BadInput(f"{what} is measured on texts; pass reference=Reference(model, texts).")
     return reference
 
 
-def _largest(ref: FeatureRef, scope: Any) -> float:
-    """A feature's largest activation on the corpus of its scope."""
-    evidence = scope.evidence(ref.coder_id)
-    if evidence is None:
-        raise NotFound(f"The scope has no evidence on {ref.coder_id}, so its largest activations are not known; "
-                       "tell the amounts in absolute numbers.")  # fmt: skip
-    largest = float(evidence.max_activation[ref.index])
-    if largest <= 0:
-        raise BadInput(f"The feature {ref} was never active on its corpus; tell its amount in absolute numbers.")
-    return largest
+def _floats(values: float | int | Sequence[float | int]) -> tuple[float, ...]:
+    return tuple(float(value) for value in values) if isinstance(values, Sequence) else (float(values),)

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from glassworks.edits.edit import Edit
 from glassworks.edits.patching.pair import token_of
-from glassworks.edits.refs import FeatureRef
-from glassworks.edits.targets import Features
+from glassworks.edits.targets import FeatureRef, Features
 from glassworks.edits.where import Gate, Where
 from glassworks.errors import BadInput
 from glassworks.harvest import batches

@@ -1,19 +1,65 @@
-"""Targets: what an edit changes, as values.
+"""Targets: what an edit changes, as values that know no model.
 
 Every target is a few coordinates of the model's state at every token: activations of features, the component along
-a direction, the outputs of heads, neurons, or all of a site. This module must not know a model.
+a direction, the outputs of heads, neurons, or all of a site.
 """
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, Protocol, final, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
 
-from glassworks.edits.refs import FeatureRef, Supernode
 from glassworks.errors import BadInput
 from glassworks.sites import Site
+
+FEATURE = re.compile(r"(.+)/(\d+)(?:@(-?\d+))?")
+"""How a feature is written: `mlp_in.2/17`, or `mlp_in.2/17@4` at a token."""
+
+
+@final
+@dataclass(frozen=True, order=True)
+class FeatureRef:
+    """One feature at one position.
+
+    Attributes:
+        coder_id: the coder, by its id in the scope: `"mlp_in.2"`.
+        position: which token of the prompt, negative from its end; None is every token.
+        index: which latent of the coder.
+    """
+
+    coder_id: str
+    position: int | None
+    index: int
+
+    def __str__(self) -> str:
+        return f"{self.coder_id}/{self.index}" + ("" if self.position is None else f"@{self.position}")
+
+    @classmethod
+    def parse(cls, text: str) -> "FeatureRef":
+        """Read it from `mlp_in.2/17`, or `mlp_in.2/17@4` at a token; BadInput where the text is something else."""
+        match = FEATURE.fullmatch(text)
+        if match is None:
+            raise BadInput(f"The text {text!r} is no feature; write CODER/INDEX or CODER/INDEX@POSITION, mlp_in.2/17.")
+        coder, index, position = match.groups()
+        return cls(coder, None if position is None else int(position), int(index))
+
+
+@runtime_checkable
+class Supernode(Protocol):
+    """A named group of features that knows its scope."""
+
+    @property
+    def features(self) -> Sequence[Any]:
+        """Its features: each with `coder_id`, `position` and `index`."""
+        ...
+
+    @property
+    def scope(self) -> Any:
+        """Gives a coder by id, `scope["mlp_in.2"]`."""
+        ...
 
 
 @final
@@ -31,7 +77,7 @@ class Features:
         """Raise BadInput where there is none, or one is named twice."""
         if not self.refs:
             raise BadInput("There are no features to change; the supernode or list is empty.")
-        _once("feature", self.refs)
+        _check_unique("feature", self.refs)
 
     def __str__(self) -> str:
         return f"{len(self.refs)} feature{'s' * (len(self.refs) > 1)} ({shortened(self.refs)})"
@@ -59,12 +105,12 @@ class Direction:
     def of(cls, site: str | Site, vector: Float[Tensor, " width"] | Sequence[float]) -> "Direction":
         """Make one from a tensor or numbers."""
         numbers = vector.detach().flatten().tolist() if isinstance(vector, Tensor) else vector
-        return cls(Site.parse(site), tuple(float(each) for each in numbers))
+        return cls(Site.parse(site), tuple(float(number) for number in numbers))
 
     @property
     def norm(self) -> float:
         """The vector's length."""
-        return sum(each * each for each in self.vector) ** 0.5
+        return sum(number * number for number in self.vector) ** 0.5
 
     def __str__(self) -> str:
         return f"the component along a vector of norm {self.norm:.4g} at {self.site}"
@@ -73,7 +119,7 @@ class Direction:
 @final
 @dataclass(frozen=True)
 class Heads:
-    """Attention heads; the coordinates are what they hand to the output projection, head by head.
+    """Attention heads; the coordinates are their outputs before the output projection, head by head.
 
     Attributes:
         heads: (layer, head) of each.
@@ -83,8 +129,8 @@ class Heads:
 
     def __post_init__(self) -> None:
         """Raise BadInput where there is none, or one is named twice."""
-        _some("head", [index for head in self.heads for index in head])
-        _once("head", self.heads)
+        _check_numbers("head", [number for head in self.heads for number in head])
+        _check_unique("head", self.heads)
 
     def __str__(self) -> str:
         return f"head{'s' * (len(self.heads) > 1)} " + shortened([f"{layer}.{head}" for layer, head in self.heads])
@@ -93,7 +139,7 @@ class Heads:
 @final
 @dataclass(frozen=True)
 class Neurons:
-    """Neurons of one MLP; the coordinates are what they hand to the down projection.
+    """Neurons of one MLP; the coordinates are their activations, the input of the down projection.
 
     Attributes:
         layer: of the MLP.
@@ -105,8 +151,8 @@ class Neurons:
 
     def __post_init__(self) -> None:
         """Raise BadInput where there is none, or one is named twice."""
-        _some("neuron", [self.layer, *self.indices] if self.indices else [])
-        _once("neuron", self.indices)
+        _check_numbers("neuron", [self.layer, *self.indices] if self.indices else [])
+        _check_unique("neuron", self.indices)
 
     def __str__(self) -> str:
         return f"neuron{'s' * (len(self.indices) > 1)} {shortened(self.indices)} of layer {self.layer}"
@@ -124,56 +170,26 @@ class Whole:
 
 
 Target = Features | Direction | Heads | Neurons | Whole
-Named = Target | Supernode | FeatureRef | Sequence[FeatureRef] | str
-"""What a user may give for a target; text is a feature, `mlp_in.2/17`, or a site, `resid_post.1`."""
 
 
-def target_of(named: Any) -> Target:
-    """Turn what a user gave into a target.
+def target_of(given: Any) -> Target:
+    """Turn what a user gave into a target; text is a feature, `mlp_in.2/17`, or a site, `resid_post.1`.
 
     Raises:
         BadInput: it is none, or holds nothing.
         NotFound: there is no such kind of site.
     """
-    if isinstance(named, Target):
-        return named
-    if isinstance(named, Site):
-        return Whole(named)
-    if isinstance(named, str):
-        return Features((FeatureRef.parse(named),)) if "/" in named else Whole(Site.parse(named))
-    listed = named.features if isinstance(named, Supernode) else named
-    listed = listed if isinstance(listed, Sequence) else [listed]
-    if not all(hasattr(each, "coder_id") for each in listed):
-        raise BadInput(f"An edit changes features, a Direction, Heads, Neurons or a site; got {named!r}.")
-    return Features(tuple(FeatureRef(each.coder_id, each.position, int(each.index)) for each in listed))
-
-
-def plain_target(target: Target) -> dict[str, Any]:
-    """A target as JSON values; `read_target` reads it back."""
-    match target:
-        case Features(refs):
-            return {"features": [str(ref) for ref in refs]}
-        case Direction(site, vector):
-            return {"direction": list(vector), "site": str(site)}
-        case Heads(heads):
-            return {"heads": [list(head) for head in heads]}
-        case Neurons(layer, indices):
-            return {"neurons": list(indices), "layer": layer}
-        case Whole(site):
-            return {"whole": str(site)}
-
-
-def read_target(plain: Mapping[str, Any]) -> Target:
-    """Read a target back; KeyError or TypeError where it is none."""
-    if "features" in plain:
-        return Features(tuple(FeatureRef.parse(str(each)) for each in plain["features"]))
-    if "direction" in plain:
-        return Direction.of(str(plain["site"]), [float(each) for each in plain["direction"]])
-    if "heads" in plain:
-        return Heads(tuple((int(layer), int(head)) for layer, head in plain["heads"]))
-    if "neurons" in plain:
-        return Neurons(int(plain["layer"]), tuple(int(each) for each in plain["neurons"]))
-    return Whole(Site.parse(str(plain["whole"])))
+    if isinstance(given, Target):
+        return given
+    if isinstance(given, Site):
+        return Whole(given)
+    if isinstance(given, str):
+        return Features((FeatureRef.parse(given),)) if "/" in given else Whole(Site.parse(given))
+    refs = given.features if isinstance(given, Supernode) else given
+    refs = refs if isinstance(refs, Sequence) else [refs]
+    if not all(hasattr(ref, "coder_id") for ref in refs):
+        raise BadInput(f"An edit changes features, a Direction, Heads, Neurons or a site; got {given!r}.")
+    return Features(tuple(FeatureRef(ref.coder_id, ref.position, int(ref.index)) for ref in refs))
 
 
 def shortened(items: Sequence[Any], most: int = 4) -> str:
@@ -181,14 +197,14 @@ def shortened(items: Sequence[Any], most: int = 4) -> str:
     return ", ".join(map(str, items[:most])) + (", ..." if len(items) > most else "")
 
 
-def _some(kind: str, numbers: Sequence[int]) -> None:
+def _check_numbers(kind: str, numbers: Sequence[int]) -> None:
     if not numbers:
         raise BadInput(f"There are no {kind}s to change; name at least one.")
     if min(numbers) < 0:
         raise BadInput(f"A {kind} is named by numbers from 0 on; got {min(numbers)}.")
 
 
-def _once(kind: str, items: Sequence[Any]) -> None:
+def _check_unique(kind: str, items: Sequence[Any]) -> None:
     if len(set(items)) < len(items):
-        twice = next(each for each in items if items.count(each) > 1)
+        twice = next(item for item in items if items.count(item) > 1)
         raise BadInput(f"The {kind} {twice} is named twice; name each once.")

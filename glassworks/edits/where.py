@@ -1,14 +1,13 @@
-"""Where an edit acts: which tokens of a text, named so that it means the same with and without a key-value cache.
+"""Where an edit acts: which tokens of a text, so that it means the same with and without a key-value cache.
 
-Positions are those of the prompt: `last` and negative ones count from its end, however much is generated. This
-module must not know what is changed there.
+Positions are those of the prompt: `last` and negative ones count from its end, however much is generated.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
-from glassworks.edits.refs import FeatureRef
+from glassworks.edits.targets import FeatureRef
 from glassworks.errors import BadInput, NotFound
 
 NAMES = {
@@ -23,10 +22,10 @@ NAMES = {
 @final
 @dataclass(frozen=True)
 class Span:
-    """The tokens that show some characters of the prompt, those at the borders included.
+    """The tokens whose text overlaps some characters of the prompt.
 
     Attributes:
-        start: the first character, counted from 0; special tokens such as BOS show none.
+        start: the first character, counted from 0; special tokens such as BOS have none.
         stop: the character after the last.
     """
 
@@ -55,7 +54,7 @@ class Gate:
     Attributes:
         feature: which; without a position it is read at the token that is changed, else at that token of the prompt.
         above: its activation must be above this.
-        where: which tokens are meant at all.
+        where: which tokens are considered at all.
     """
 
     feature: FeatureRef
@@ -74,7 +73,7 @@ def where_of(given: Any) -> Where:
     """
     if isinstance(given, Gate):
         if isinstance(given.where, Gate):
-            raise BadInput("A gate stands in another one; let one feature decide.")
+            raise BadInput("A gate cannot hold another one; let one feature decide.")
         return Gate(given.feature, float(given.above), where_of(given.where))  # pyright: ignore[reportArgumentType]
     if isinstance(given, Span):
         return given
@@ -82,21 +81,21 @@ def where_of(given: Any) -> Where:
         if given not in NAMES:
             raise BadInput(f"An edit acts at {', '.join(NAMES)}, positions, a Span or a Gate; got {given!r}.")
         return given
-    listed = [given] if isinstance(given, int) else list(given) if isinstance(given, Sequence) else []
-    if not listed or not all(isinstance(each, int) for each in listed):
+    positions = [given] if isinstance(given, int) else list(given) if isinstance(given, Sequence) else []
+    if not positions or not all(isinstance(position, int) for position in positions):
         raise BadInput(f"An edit acts at {', '.join(NAMES)}, positions, a Span or a Gate; got {given!r}.")
-    if len(set(listed)) < len(listed):
-        raise BadInput(f"A position is named twice in {listed}; name each once.")
-    return tuple(listed)
+    if len(set(positions)) < len(positions):
+        raise BadInput(f"A position is named twice in {positions}; name each once.")
+    return tuple(positions)
 
 
 def named_positions(where: Where, length: int, spans: Sequence[tuple[int, int]] | None = None) -> list[int]:
-    """The positions of a prompt that are meant, in the order in which they are named; a gate's are those it may open.
+    """The prompt's positions that a place selects, in the order in which they are named; of a gate, those it may open.
 
     Args:
         where: the place.
         length: how many tokens the prompt has.
-        spans: the characters that each token shows; only a `Span` needs them.
+        spans: the characters of each token; only a `Span` needs them.
 
     Raises:
         BadInput: a position or character lies outside the prompt.
@@ -107,13 +106,12 @@ def named_positions(where: Where, length: int, spans: Sequence[tuple[int, int]] 
         case str():
             return {"generated": [], "last": [length - 1]}.get(where, list(range(length)))
         case Span(start, stop):
-            shown = [] if spans is None else spans
-            if stop > max((end for _, end in shown), default=0):
-                ends = max((end for _, end in shown), default=0)
-                raise BadInput(f"An edit names the characters {start} to {stop}; the prompt's text has {ends}.")
-            return [token for token, (first, end) in enumerate(shown) if first < stop and end > start]
+            characters = max((end for _, end in spans or ()), default=0)
+            if stop > characters:
+                raise BadInput(f"An edit names the characters {start} to {stop}; the prompt's text has {characters}.")
+            return [token for token, (first, end) in enumerate(spans or ()) if first < stop and end > start]
         case _:
-            return [position_in(each, length) for each in where]
+            return [position_in(position, length) for position in where]
 
 
 def position_in(position: int, length: int) -> int:
@@ -123,38 +121,14 @@ def position_in(position: int, length: int) -> int:
     return position % length
 
 
-def said(where: Where) -> str:
+def format_where(where: Where) -> str:
     """The place in words, to end a sentence; nothing where it is everywhere."""
     match where:
         case Gate():
-            return f"{said(where.where)} where {where.feature} is above {where.above:g}"
+            return f"{format_where(where.where)} where {where.feature} is above {where.above:g}"
         case str():
             return "" if where == "all" else f" {NAMES[where]}"
         case Span(start, stop):
             return f" at characters {start} to {stop}"
         case _:
             return f" at position{'s' * (len(where) > 1)} {', '.join(map(str, where))}"
-
-
-def plain_where(where: Where) -> Any:
-    """The place as JSON values; `read_where` reads it back."""
-    match where:
-        case Gate():
-            return {"gate": str(where.feature), "above": where.above, "where": plain_where(where.where)}
-        case Span(start, stop):
-            return {"characters": [start, stop]}
-        case str():
-            return where
-        case _:
-            return list(where)
-
-
-def read_where(plain: Any) -> Where:
-    """Read a place back; KeyError or TypeError where it is none."""
-    if not isinstance(plain, Mapping):
-        return where_of(plain)
-    if "gate" in plain:
-        inner: Any = read_where(plain.get("where", "all"))
-        return where_of(Gate(FeatureRef.parse(str(plain["gate"])), float(plain.get("above", 0.0)), inner))
-    start, stop = plain["characters"]
-    return Span(int(start), int(stop))

@@ -7,7 +7,7 @@ import torch
 
 import glassworks as gw
 from glassworks.edits import Gate, Span, add_vector
-from glassworks.edits.refs import FeatureRef
+from glassworks.edits.targets import FeatureRef
 from glassworks.edits.where import named_positions, where_of
 from glassworks.errors import BadInput, NotFound
 from glassworks.models import Model, load_vocabulary
