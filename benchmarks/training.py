@@ -2,8 +2,8 @@
 
     python benchmarks/training.py [--environments FOLDER] [--threads 1 2] [--only WORD ...] [--budget-minutes 60]
 
-Batch 4,096, k 32, each case in a process of its own: peers/run_NAME.py KIND D LATENTS THREADS WARM STEPS. Ours are one
-member of a fleet with a recipe as it is; their own float32 encoder product is measured between their steps. A
+Batch 4,096, k 32, each case in a process of its own: peers/run_NAME.py KIND D LATENTS THREADS WARM STEPS. Ours is one
+coder with a recipe as it is; their own float32 encoder product is measured between their steps. A
 cross-layer transcoder has batch 2,048, k 16, d 256 and 2,048 latents a layer. With one thread processor seconds decide,
 since machines are shared; seconds are noted too. Needs the environments of tests/external/run.py (made where they are
 not there). Cases that are already in benchmarks/results/training.json are run again only if --only names them; the

@@ -24,7 +24,7 @@ from glassworks.circuits import explain_attention, predict, traces
 from glassworks.circuits.checks.statistics import known, mean_interval
 from glassworks.coders import load_scope, save_scope
 from glassworks.harvest import Reading, Rows, harvest, load_store
-from glassworks.train import Axes, Fleet, Plan, fit, layouts, table
+from glassworks.train import Trainer, fit, grid, layouts
 
 DATA = Path(os.environ.get("GLASSWORKS_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 KEPT = Path(os.environ.get("GLASSWORKS_PROOFS", Path(tempfile.gettempdir()) / "glassworks-proofs")) / "circuits"
@@ -67,10 +67,10 @@ def trained(model: gw.Model, texts: list[str], folder: Path) -> tuple[Any, dict[
     sites = [site for kind in ("mlp_in", "mlp_out") for site in model.sites(kind)]
     harvest(model, texts, sites, folder / "store", Reading(untrained=("bos",), rows=ROWS))
     stream = Rows(load_store(folder / "store"), BATCH, 0.0, 1)
-    members = table("batchtopk", layouts("transcoder", sites), Axes([WIDTH], [L0]), stream, STEPS, NUMBERS)
-    fleet = fit(Fleet(members, stream), Plan(folder / "training", resume=True, save_seconds=30.0))
-    scope = fleet.scope(f"{model.name}-transcoders", model.name)
-    measured = fleet.measure(scope, 16)
+    specs = grid("batchtopk", layouts("transcoder", sites), stream, STEPS, [WIDTH], [L0], numbers=NUMBERS)
+    trainer = fit(Trainer(specs, stream), folder / "training", resume=True, save_seconds=30.0)
+    scope = trainer.scope(f"{model.name}-transcoders", model.name)
+    measured = trainer.measure(scope, 16)
     facts = {name: {key: each[key] for key in ("fvu", "l0", "dead")} for name, each in measured.items()}
     (folder / "coders.json").write_text(json.dumps(facts))
     save_scope(scope, folder / "scope")

@@ -24,7 +24,7 @@ from glassworks.circuits import Budget, Circuit, cut, load_circuit, traces
 from glassworks.coders import Scope, load_scope, save_scope
 from glassworks.edits.patching import Pair, cells, sweep
 from glassworks.harvest import Reading, Rows, harvest, load_store
-from glassworks.train import Axes, Fleet, Plan, fit, layouts, table
+from glassworks.train import Trainer, fit, grid, layouts
 from glassworks.transfer.graft import Fitting
 from glassworks.transfer.protocol import Behaviour, Judge, Setup, Task, evaluate, page, plain
 from proofs import tim
@@ -86,9 +86,9 @@ def coders(model: gw.Model, texts: Sequence[str]) -> Scope:
         mixed = [text for both in zip(domain, general, strict=False) for text in both]
         harvest(model, mixed, sites, KEPT / "store", Reading(untrained=("bos",), rows=ROWS))
         stream = Rows(load_store(KEPT / "store"), BATCH, 0.0, 1)
-        members = table("batchtopk", layouts("transcoder", sites), Axes([WIDTH], [L0]), stream, STEPS, NUMBERS)
-        fleet = fit(Fleet(members, stream), Plan(KEPT / "training", resume=True, save_seconds=30.0))
-        save_scope(fleet.scope(SCOPE, model.name), KEPT / "scope")
+        specs = grid("batchtopk", layouts("transcoder", sites), stream, STEPS, [WIDTH], [L0], numbers=NUMBERS)
+        trainer = fit(Trainer(specs, stream), KEPT / "training", resume=True, save_seconds=30.0)
+        save_scope(trainer.scope(SCOPE, model.name), KEPT / "scope")
     return load_scope(KEPT / "scope")
 
 

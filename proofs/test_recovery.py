@@ -20,23 +20,21 @@ from glassworks.sites import Site
 from glassworks.train import (
     L1,
     Adam,
-    Axes,
-    Fleet,
     Gated,
     GateL1,
     GateReconstruction,
     Layout,
-    Member,
-    Objective,
     Ramp,
     Rate,
     Reconstruction,
     Rectifier,
+    Spec,
     Start,
     Tanh,
+    Trainer,
     fit,
+    grid,
     layouts,
-    table,
 )
 from glassworks.train.gates import JumpReLU
 
@@ -105,37 +103,38 @@ class World(Stream):
         return Statistics(HELD_OUT, rows.mean(0), float(rows.square().sum(1).mean()))
 
 
-def members(stream: Stream, layout: Layout, l0: float) -> list[Member]:
-    largest = {"rate": 1e-2, "anneal": 4.0, "patience": 0.005}
-    jump = {"fires": 4 * l0, "patience": 0.005, "resample": STEPS // 20}
+def specs(stream: Stream, layout: Layout, l0: float) -> list[Spec]:
+    largest = {"rate": 1e-2, "anneal": 4.0, "dead_window": 0.005}
+    jump = {"fires": 4 * l0, "dead_window": 0.005, "resample": STEPS // 20}
     recipes = [(name, l0, largest) for name in ("topk", "batchtopk", "batchtopk_matryoshka")]
     recipes += [("gemma_scope_1", 1e-2, jump | {"rate": 2e-3})]
     recipes += [("gemma_scope_2", l0, jump | {"rate": 5e-3, "weight": 2e-2, "prefixes": ()})]
     recipes += [("anthropic_jumprelu", 0.5, {"rate": 2e-3, "fires": 4 * l0})]
     found = []
     for name, sparsity, numbers in recipes:
-        made = table(name, [layout], Axes([WIDTH], [sparsity]), stream, STEPS, numbers)
-        found += [replace(each, name=name) for each in made]
-    return [*found, Member("relu_l1", by_l1(layout)), Member("gated", gated(layout)), Member("tanh", tanh(layout))]
+        (spec,) = grid(name, [layout], stream, STEPS, [WIDTH], [sparsity], numbers=numbers)
+        found.append(replace(spec, name=name))
+    return [*found, by_l1(layout), gated(layout), tanh(layout)]
 
 
-def by_hand(layout: Layout, gate, terms, **more) -> Objective:
-    adam = Adam(Rate(2e-3, 100, STEPS // 5))
-    return Objective(layout, WIDTH, gate, ((Ramp(1.0), Reconstruction()), *terms), adam, STEPS, centred=False, **more)
+def by_hand(name: str, layout: Layout, gate, terms, **more) -> Spec:
+    adam, terms = Adam(Rate(2e-3, 100, STEPS // 5)), ((Ramp(1.0), Reconstruction()), *terms)
+    return Spec(name, layout, WIDTH, gate, terms, adam, STEPS, centred=False, **more)
 
 
-def by_l1(layout: Layout) -> Objective:
-    return by_hand(layout, Rectifier(), ((Ramp(0.2, 0.0, 500), L1()),))
+def by_l1(layout: Layout) -> Spec:
+    return by_hand("relu_l1", layout, Rectifier(), ((Ramp(0.2, 0.0, 500), L1()),))
 
 
-def gated(layout: Layout) -> Objective:
+def gated(layout: Layout) -> Spec:
     terms = ((Ramp(0.3, 0.0, 500), GateL1()), (Ramp(1.0), GateReconstruction()))
-    return by_hand(layout, Gated(), terms, unit=True)
+    return by_hand("gated", layout, Gated(), terms, unit=True)
 
 
-def tanh(layout: Layout) -> Objective:
+def tanh(layout: Layout) -> Spec:
     start = Start(fires=4.0 * ON, raised=True)
-    return by_hand(layout, JumpReLU(0.01, 0.02), ((Ramp(3e-2, 0.0, 500), Tanh(4.0)),), start=start, unit=True)
+    penalty = ((Ramp(3e-2, 0.0, 500), Tanh(4.0)),)
+    return by_hand("tanh", layout, JumpReLU(0.01, 0.02), penalty, start=start, unit=True)
 
 
 def recovered(coder: Coder, truth: Tensor, on: Tensor, rows: Tensor) -> dict[str, float]:
@@ -154,21 +153,21 @@ def test_the_dictionary_is_found(name, keep):
     stream, held = World(name, 0), World(name, 1)
     on, rows = held.rows(HELD_OUT)
     l0 = float(on.sum(1).float().mean())
-    fleet = fit(Fleet(members(stream, layouts("sae", [SITE])[0], l0), stream))
-    scope = fleet.scope("recovery", "synthetic")
-    measured = fleet.measure(scope, 8)
+    trainer = fit(Trainer(specs(stream, layouts("sae", [SITE])[0], l0), stream))
+    scope = trainer.scope("recovery", "synthetic")
+    measured = trainer.measure(scope, 8)
     figures = {
-        member: {each: measured[member][each] for each in ("l0", "fvu", "dead")}
-        | recovered(scope[member], stream.truth, on, rows)
-        for member in scope
+        name_: {figure: measured[name_][figure] for figure in ("l0", "fvu", "dead")}
+        | recovered(scope[name_], stream.truth, on, rows)
+        for name_ in scope
     }
     keep(
         f"recovery_{name}",
         {"steps": STEPS, "batch": BATCH, "true_l0": l0} | figures,
     )
-    for member, each in figures.items():
-        print(f"{name:13} {member:22} " + "  ".join(f"{key} {value:.3f}" for key, value in each.items()))
-    assert not fleet.failed
+    for coder, each in figures.items():
+        print(f"{name:13} {coder:22} " + "  ".join(f"{key} {value:.3f}" for key, value in each.items()))
+    assert not trainer.failed
     if name != "hierarchical":
         assert figures["topk"]["cosine"] > 0.85
         assert figures["batchtopk"]["cosine"] > 0.85

@@ -17,7 +17,7 @@ from pathlib import Path
 from glassworks.coders import save_scope
 from glassworks.harvest import Recording, Rows
 from glassworks.sites import Site
-from glassworks.train import Axes, Fleet, Plan, fit, layouts, table
+from glassworks.train import Trainer, fit, grid, layouts
 
 torch.set_num_threads(1)
 generator = torch.Generator().manual_seed(0)
@@ -28,12 +28,13 @@ rows = torch.arange(4000)
 stream = Rows(Recording(rows % 31, rows // 20, rows % 20, values), 256, 0.3, 1)
 sites = [Site.parse(name) for name in values]
 short = {"rate": 2e-3}
-members = table("topk", layouts("sae", sites[-2:]), Axes([64], [4, 8]), stream, 400, short)
-members += table("gemma_scope_2", layouts("transcoder", sites), Axes([64], [6]), stream, 400, short | {"fires": 20.0})
-members += table("clt", layouts("clt", sites), Axes([64], [4]), stream, 400, short)
+jump = short | {"fires": 20.0}
+specs = grid("topk", layouts("sae", sites[-2:]), stream, 400, [64], [4, 8], numbers=short)
+specs += grid("gemma_scope_2", layouts("transcoder", sites), stream, 400, [64], [6], numbers=jump)
+specs += grid("clt", layouts("clt", sites), stream, 400, [64], [4], numbers=short)
 folder = Path(sys.argv[1])
-fleet = fit(Fleet(members, stream), Plan(folder, resume=True, save_seconds=0.5, log_steps=10))
-save_scope(fleet.scope("a scope", "a model"), folder / "scope")
+trainer = fit(Trainer(specs, stream), folder, resume=True, save_seconds=0.5, log_steps=10)
+save_scope(trainer.scope("a scope", "a model"), folder / "scope")
 """
 
 

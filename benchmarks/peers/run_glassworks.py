@@ -1,4 +1,4 @@
-"""One member of a fleet on activations in memory, and the dense float32 encoder product that it cannot avoid.
+"""One coder in training on activations in memory, and the dense float32 encoder product that it cannot avoid.
 
     python run_glassworks.py KIND D LATENTS THREADS    (KIND: topk, batchtopk, jumprelu, jumprelu-half, each
                                                    perhaps with -bfloat16; clt, where D is the number of layers)
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from glassworks.harvest import Statistics, Stream
 from glassworks.sites import Site
-from glassworks.train import RECIPES, Fleet, Member, Order, layouts
+from glassworks.train import RECIPES, RecipeInput, Trainer, layouts
 
 RATE_OF = 2048
 """The machine's rate is that of a square product of this size."""
@@ -78,18 +78,17 @@ def main() -> None:
     width = 256 if name == "clt" else d
     (layout,) = layouts("clt" if name == "clt" else "sae", sites)
     feed = Feed(width, threads)
-    order = Order(layout, latents, l0, 1000, batch, width)
+    inputs = RecipeInput(layout, latents, l0, 1000, batch, width, products=products or "float32")
     more = {"fires": K} if kind.startswith("jumprelu") and "half" not in kind else {}
-    objective = replace(RECIPES[recipe](order, **more), products=products or "float32")
-    fleet = Fleet([Member("coder", objective)], Memory(feed, sites, batch))
-    (part, *_) = fleet.trainees[0].learner.parts
+    trainer = Trainer([replace(RECIPES[recipe](inputs, **more), name="coder")], Memory(feed, sites, batch))
+    (part, *_) = trainer.runs[0].parts
     steps, product = [], []
     for step in range(WARM + STEPS):
-        rows = fleet.stream.draw()
+        rows = trainer.stream.draw()
         begun = clocks()
         torch.nn.functional.linear(rows[sites[0].name], part.w_enc.detach(), part.b_enc.detach())
         then = clocks()
-        fleet.step(rows, step)
+        trainer.step(rows, step)
         product.append([after - before for before, after in zip(begun, then, strict=True)])
         steps.append([after - before for before, after in zip(then, clocks(), strict=True)])
     feed.marks = [(0.0, 0.0)] * WARM  # the feed's own clock would count the product
@@ -99,7 +98,7 @@ def main() -> None:
         feed.marks.append((total[0], total[1]))
     cpu, wall = (round(statistics.median(each[clock] for each in product[WARM:]), 4) for clock in (0, 1))
     share = 2 * batch * width * latents / cpu / rate()
-    active = fleet.numbers()["coder"]["l0"]
+    active = trainer.numbers()["coder"]["l0"]
     feed.report(product_cpu=cpu, product_wall=wall, product_of_machine_rate=round(share, 2), l0=round(active, 1))
 
 

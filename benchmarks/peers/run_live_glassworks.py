@@ -1,4 +1,4 @@
-"""A fleet that trains from one live stream of a random GPT-2: one coder for each layer that is named.
+"""Coders that train from one live stream of a random GPT-2: one coder for each layer that is named.
 
 python run_live_glassworks.py LAYERS D LATENTS THREADS WARM STEPS    (LAYERS: 5, or 0,1,2,3,4,5)
 """
@@ -15,7 +15,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from glassworks.harvest import Contexts, Live, Reading
 from glassworks.models import Model
 from glassworks.sites import Site
-from glassworks.train import Axes, Fleet, layouts, table
+from glassworks.train import Trainer, grid, layouts
 
 
 def main() -> None:
@@ -28,11 +28,11 @@ def main() -> None:
     sites = [Site("resid_post", int(each)) for each in layers.split(",")]
     reading = Reading(context=CONTEXT, untrained=())
     stream = Live(Contexts(model, documents, reading), sites, BATCH, buffer=2 * BATCH, tokens=BATCH)
-    fleet = Fleet(table("topk", layouts("sae", sites), Axes([latents], [K]), stream, 1000), stream)
+    trainer = Trainer(grid("topk", layouts("sae", sites), stream, 1000, [latents], [K]), stream)
     clock = Clock()
     for step in range(WARM + STEPS):
         clock.mark()
-        fleet.step(stream.draw(), step)
+        trainer.step(stream.draw(), step)
     clock.mark()
     clock.report()
 

@@ -1,4 +1,4 @@
-"""`glassworks train`: a fleet of coders from a store, or straight from a model and text."""
+"""`glassworks train`: coders from a store, or straight from a model and text."""
 
 import shutil
 from pathlib import Path
@@ -37,29 +37,30 @@ def train(
     """Train coders with a published recipe: every layer, site, width and sparsity in one pass."""
     from glassworks.artefacts import check_output
     from glassworks.coders import load_scope, save_scope
-    from glassworks.train import Fleet, Plan, Request, adopt, estimate, fit, stack
+    from glassworks.train import Request, Trainer, adopt, estimate, fit, stack
 
     request = Request.parse(recipe, [*(["sites=resid_post,mlp_in"] if text else []), *(settings or [])])
     check_output(out, "scope")
     stream, model, untrained = _stream(source, text or [], request)
-    members = request.members(stream)
+    specs = request.specs(stream)
     if dry_run:
-        return show({"source": source, "recipe": recipe} | estimate(members, stream), as_json)
-    fleet = Fleet(members, stream, device)
+        return show({"source": source, "recipe": recipe} | estimate(specs, stream), as_json)
+    trainer = Trainer(specs, stream, device)
     if start and not resume:
-        adopt(fleet, load_scope(start))
+        adopt(trainer, load_scope(start))
     if layers and not resume:
-        stack(fleet, load_scope(layers))
+        stack(trainer, load_scope(layers))
     beside = out.with_name(out.name + ".training")
-    fit(fleet, Plan(beside, resume, show=not as_json, journals=tuple(journal or [])))
-    scope = fleet.scope(out.name, model, untrained)
-    scope.metrics |= {"recipe": recipe, "settings": settings or [], "coders": fleet.measure(scope)}
+    fit(trainer, beside, resume, show=not as_json, journals=journal or [])
+    scope = trainer.scope(out.name, model, untrained)
+    scope.metrics |= {"recipe": recipe, "settings": settings or [], "coders": trainer.measure(scope)}
     save_scope(scope, out)
     shutil.rmtree(beside / "checkpoints", ignore_errors=True)
     rows = [
-        {"coder": name} | {each: facts[each] for each in FIGURES} for name, facts in scope.metrics["coders"].items()
+        {"coder": name} | {figure: facts[figure] for figure in FIGURES}
+        for name, facts in scope.metrics["coders"].items()
     ]
-    return show({"scope": str(out), "coders": rows, "failed": fleet.failed, "metrics": str(beside)}, as_json)
+    return show({"scope": str(out), "coders": rows, "failed": trainer.failed, "metrics": str(beside)}, as_json)
 
 
 def _stream(source: str, text: list[str], request: "Request") -> "tuple[Stream, str, tuple[str, ...]]":

@@ -1,26 +1,19 @@
 """Train: one loop for every coder.
 
-A recipe makes objectives; a table of them is a fleet; the loop shows it a stream; a scope comes out.
+A recipe makes specs; a trainer holds a run for each of them; the loop feeds it a stream; a scope comes out.
 """
 
-from glassworks.train.adopt import adopt, take_up
-from glassworks.train.attempt import Attempt, Part, Share
-from glassworks.train.estimate import estimate
-from glassworks.train.export import export
-from glassworks.train.fleet import Fleet
+from glassworks.train.divergence import Divergence, Texts
 from glassworks.train.gates import BatchTopK, Gate, Gated, JumpReLU, Rectifier, TopK
-from glassworks.train.joint import Divergence, Texts
 from glassworks.train.layouts import KINDS, Layout, layouts
-from glassworks.train.learner import Learner
-from glassworks.train.loop import Plan, fit
-from glassworks.train.objective import Adam, Objective
-from glassworks.train.recipes import RECIPES, Order
-from glassworks.train.request import Request
-from glassworks.train.revive import Dead
+from glassworks.train.loop import fit
+from glassworks.train.output import CoderOutput, CoderPart, PartOutput
+from glassworks.train.recipes import RECIPES, RecipeInput, grid
+from glassworks.train.request import Request, estimate
+from glassworks.train.resample import Dead
+from glassworks.train.run import TrainingRun
 from glassworks.train.schedule import Ramp, Rate
-from glassworks.train.stack import stack
-from glassworks.train.start import Start
-from glassworks.train.table import Axes, table
+from glassworks.train.spec import Adam, Spec, Start
 from glassworks.train.terms import (
     L0,
     L1,
@@ -34,7 +27,8 @@ from glassworks.train.terms import (
     Tanh,
     Term,
 )
-from glassworks.train.trainee import Member
+from glassworks.train.trainer import AuxiliaryLoss, Trainer
+from glassworks.train.warm_start import adopt, initialise, stack
 from glassworks.train.world import FULL, STORED, TRANSCODERS, Coders, Suite, smallworld_scope, train_suite, world_text
 
 __all__ = [
@@ -46,14 +40,14 @@ __all__ = [
     "STORED",
     "TRANSCODERS",
     "Adam",
-    "Attempt",
     "AuxK",
-    "Axes",
+    "AuxiliaryLoss",
     "BatchTopK",
+    "CoderOutput",
+    "CoderPart",
     "Coders",
     "Dead",
     "Divergence",
-    "Fleet",
     "Frequency",
     "Gate",
     "GateL1",
@@ -61,35 +55,32 @@ __all__ = [
     "Gated",
     "JumpReLU",
     "Layout",
-    "Learner",
-    "Member",
-    "Objective",
-    "Order",
-    "Part",
-    "Plan",
+    "PartOutput",
     "QuadraticL0",
     "Ramp",
     "Rate",
+    "RecipeInput",
     "Reconstruction",
     "Rectifier",
     "Request",
-    "Share",
     "Silence",
+    "Spec",
     "Start",
     "Suite",
     "Tanh",
     "Term",
     "Texts",
     "TopK",
+    "Trainer",
+    "TrainingRun",
     "adopt",
     "estimate",
-    "export",
     "fit",
+    "grid",
+    "initialise",
     "layouts",
     "smallworld_scope",
     "stack",
-    "table",
-    "take_up",
     "train_suite",
     "world_text",
 ]

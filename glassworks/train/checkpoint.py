@@ -1,13 +1,12 @@
 """Checkpoints: the whole state of a training on disk, so that it continues bit for bit.
 
-Saved are the learners (weights, silent counts), their optimisers, who was set aside, the scaling of the sites, the
+Saved are the runs (weights, silent counts), their optimisers, which were set aside, the scaling of the sites, the
 stream, and the step. Each checkpoint is a folder of its own, `step-N`, and older ones go only when it is complete:
 a process that is killed at any moment leaves a whole one behind.
 """
 
 import shutil
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -15,46 +14,37 @@ from torch import Tensor
 from glassworks import artefacts
 from glassworks.coders import Affine
 from glassworks.errors import BadArtefact, GlassworksError
-from glassworks.train.fleet import Fleet
+from glassworks.train.trainer import AuxiliaryLoss, Trainer
 
 KIND = "training"
-State = dict[str, Tensor]
 
 
-@runtime_checkable
-class Resumable(Protocol):
-    """What has a state: a stream, or a companion of the fleet."""
-
-    def state(self) -> State:
-        """All that its future depends on."""
-        ...
-
-    def restore(self, state: State) -> None:
-        """Go on from a state."""
-        ...
-
-
-def save(fleet: Fleet, also: dict[str, Resumable], step: int, folder: Path) -> None:
+def save(trainer: Trainer, auxiliary: AuxiliaryLoss | None, step: int, folder: Path) -> None:
     """Write the state, and then remove older ones.
 
     Args:
-        fleet: what trains.
-        also: what else has a state, by name.
+        trainer: what trains.
+        auxiliary: the loss of all coders together.
         step: steps done.
         folder: of all checkpoints.
 
     Raises:
         GlassworksError: the disk is full, or cannot be written; the last checkpoint stays.
     """
-    fields = {"table": describe(fleet), "step": step, "failed": fleet.failed}
-    tensors = {f"member.{number}": _of(trainee) for number, trainee in enumerate(fleet.trainees)}
-    tensors |= {f"also.{name}": each.state() for name, each in also.items()}
+    tensors = {"stream": trainer.stream.state()}
+    if auxiliary is not None:
+        tensors["auxiliary"] = auxiliary.state()
+    for number, run in enumerate(trainer.runs):
+        slots = run.optimiser.state_dict()["state"]
+        moments = {f"optimiser.{n}.{name}": value for n, slot in slots.items() for name, value in slot.items()}
+        tensors[f"run.{number}"] = {f"weights.{name}": value for name, value in run.state_dict().items()} | moments
     tensors["scalings"] = {
         f"{way}.{site}.{name}": value
-        for way, sites in fleet.scalings.items()
-        for site, each in sites.items()
-        for name, value in (("centre", each.centre), ("scale", torch.tensor(each.scale, dtype=torch.float64)))
+        for way, sites in trainer.scalings.items()
+        for site, scaling in sites.items()
+        for name, value in (("centre", scaling.centre), ("scale", torch.tensor(scaling.scale, dtype=torch.float64)))
     }
+    fields = {"specs": describe(trainer), "step": step, "failed": trainer.failed}
     try:
         artefacts.write(folder / f"step-{step}", KIND, fields, tensors)
     except OSError as error:
@@ -67,12 +57,12 @@ def save(fleet: Fleet, also: dict[str, Resumable], step: int, folder: Path) -> N
             shutil.rmtree(old)
 
 
-def restore(fleet: Fleet, also: dict[str, Resumable], folder: Path) -> int:
-    """Take up the last saved state, in place.
+def restore(trainer: Trainer, auxiliary: AuxiliaryLoss | None, folder: Path) -> int:
+    """Restore the last saved state, in place.
 
     Args:
-        fleet: of the same table, not started.
-        also: as in `save`.
+        trainer: of the same specs, not started.
+        auxiliary: as for `save`.
         folder: of all checkpoints.
 
     Returns:
@@ -86,45 +76,37 @@ def restore(fleet: Fleet, also: dict[str, Resumable], folder: Path) -> int:
         return 0
     stored = artefacts.read(path, KIND)
     stored.verify()
-    if stored.fields["table"] != describe(fleet):
+    if stored.fields.get("specs") != describe(trainer):
         raise BadArtefact(f"The checkpoint {path} belongs to another training; remove it, or choose another folder.")
-    for number, trainee in enumerate(fleet.trainees):
-        _put(trainee, stored.tensors(f"member.{number}"))
-        trainee.failed = stored.fields["failed"].get(trainee.member.name, "")
-    for name, each in also.items():
-        each.restore(stored.tensors(f"also.{name}"))
+    for number, run in enumerate(trainer.runs):
+        tensors = stored.tensors(f"run.{number}")
+        run.load_state_dict(_below(tensors, "weights."))
+        optimiser = run.optimiser.state_dict()
+        slots = sorted({int(name.split(".")[1]) for name in tensors if name.startswith("optimiser.")})
+        optimiser["state"] = {slot: _below(tensors, f"optimiser.{slot}.") for slot in slots}
+        run.optimiser.load_state_dict(optimiser)
+        run.failed = stored.fields["failed"].get(run.spec.name, "")
+    trainer.stream.restore(stored.tensors("stream"))
+    if auxiliary is not None:
+        auxiliary.restore(stored.tensors("auxiliary"))
     tensors = stored.tensors("scalings")
-    for way, sites in fleet.scalings.items():
+    for way, sites in trainer.scalings.items():
         for site in sites:
             scale = float(tensors[f"{way}.{site}.scale"])
-            sites[site] = Affine(tensors[f"{way}.{site}.centre"].to(fleet.device), scale)
+            sites[site] = Affine(tensors[f"{way}.{site}.centre"].to(trainer.device), scale)
     return stored.fields["step"]
 
 
 def last(folder: Path) -> Path | None:
     """The newest checkpoint of a folder, None where there is none."""
-    found = [path for path in folder.glob("step-*") if artefacts.is_artefact(path)]
-    return max(found, key=lambda path: int(path.name.removeprefix("step-")), default=None)
+    paths = [path for path in folder.glob("step-*") if artefacts.is_artefact(path)]
+    return max(paths, key=lambda path: int(path.name.removeprefix("step-")), default=None)
 
 
-def describe(fleet: Fleet) -> list[str]:
-    """The fleet's table and its stream's shape, so that a state is only ever taken up by the same training."""
-    return [*(repr(each) for each in fleet.members), f"batch {fleet.stream.batch}"]
+def describe(trainer: Trainer) -> list[str]:
+    """The specs and the stream's shape, so that a state is only ever restored by the same training."""
+    return [*(repr(spec) for spec in trainer.specs), f"batch {trainer.stream.batch}"]
 
 
-def _of(trainee: Any) -> State:
-    slots = trainee.optimiser.state_dict()["state"]
-    moments = {f"optimiser.{n}.{name}": value for n, each in slots.items() for name, value in each.items()}
-    return {f"learner.{name}": value for name, value in trainee.learner.state_dict().items()} | moments
-
-
-def _put(trainee: Any, tensors: State) -> None:
-    trainee.learner.load_state_dict(_below(tensors, "learner."))
-    whole = trainee.optimiser.state_dict()
-    numbers = sorted({int(name.split(".")[1]) for name in tensors if name.startswith("optimiser.")})
-    whole["state"] = {number: _below(tensors, f"optimiser.{number}.") for number in numbers}
-    trainee.optimiser.load_state_dict(whole)
-
-
-def _below(tensors: State, prefix: str) -> State:
+def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -1,35 +1,22 @@
-"""Gates: which latents are on while they are trained, and how strongly. Values that an objective holds.
+"""Gates: which latents are on while they are trained, and how strongly. Values that a spec holds.
 
-A gate says which pre-activations matter (its touch), makes activations of them, with the gradients that the
-papers define where a step has none, and says what the trained coder's activation is. Its numbers that are learned
-lie in the part that it belongs to. This module must not know what is minimised.
+A gate selects the pre-activations that matter, makes activations of them, with the gradients that the papers define
+where a step has none, and says what the trained coder's activation is. Its learned numbers lie in the part that it
+belongs to.
 """
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, NamedTuple, final
+from typing import Any, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from glassworks import coders
-from glassworks.train.attempt import Part
-from glassworks.train.codes import Codes
+from glassworks.train.output import CoderPart
 from glassworks.train.schedule import Ramp
-from glassworks.train.touches import Above, Largest, LargestOfBatch, Touch
-
-
-class Opened(NamedTuple):
-    """What a gate lets through.
-
-    Attributes:
-        values: activations, as entries.
-        on: 1 where a latent is on, as entries; its gradient is the gate's own, or none.
-    """
-
-    values: Tensor
-    on: Tensor
+from glassworks.train.selection import Above, Largest, LargestOfBatch, Selected, Selector
 
 
 class Gate(ABC):
@@ -45,7 +32,7 @@ class Gate(ABC):
 
     @property
     def calibrated(self) -> float | None:
-        """How many latents a token the threshold of the trained coder must leave on; None where it has its own."""
+        """How many latents per token the trained coder's threshold must leave on; None where it has its own."""
         return None
 
     @property
@@ -54,16 +41,21 @@ class Gate(ABC):
         return 0.0
 
     @abstractmethod
-    def touch(self, part: Part, step: int) -> Touch:
+    def selector(self, part: CoderPart, step: int) -> Selector:
         """Which entries matter."""
 
     @abstractmethod
-    def open(self, part: Part, codes: Codes) -> Opened:
-        """The activations of the touched entries."""
+    def activation(self, part: CoderPart) -> coders.Activation:
+        """The trained coder's activation."""
 
-    @abstractmethod
-    def encoder(self, part: Part, w_enc: Tensor) -> tuple[Tensor, Tensor, coders.Activation]:
-        """The trained coder's encoder matrix, encoder bias and activation."""
+    def open(self, part: CoderPart, selected: Selected) -> tuple[Tensor, Tensor]:
+        """The activations of the selected entries, and 1 where a latent is on; by default what is positive is on."""
+        values = selected.pre.relu()
+        return values, (values > 0).to(values.dtype)
+
+    def encoder(self, part: CoderPart) -> tuple[Tensor, Tensor, coders.Activation]:
+        """The trained coder's encoder matrix, encoder bias and activation; by default those that were trained."""
+        return part.w_enc.detach(), part.b_enc, self.activation(part)
 
 
 @final
@@ -71,17 +63,13 @@ class Gate(ABC):
 class Rectifier(Gate):
     """Every positive pre-activation is on; an L1 term makes it sparse (Bricken et al. 2023)."""
 
-    def touch(self, part: Part, step: int) -> Touch:
+    def selector(self, part: CoderPart, step: int) -> Selector:
         """Those above zero."""
         return Above(torch.zeros_like(part.b_enc))
 
-    def open(self, part: Part, codes: Codes) -> Opened:
-        """The positive ones."""
-        return _rectified(codes)
-
-    def encoder(self, part: Part, w_enc: Tensor) -> tuple[Tensor, Tensor, coders.Activation]:
-        """As it was trained."""
-        return w_enc, part.b_enc, coders.ReLU()
+    def activation(self, part: CoderPart) -> coders.Activation:
+        """ReLU."""
+        return coders.ReLU()
 
 
 @final
@@ -99,20 +87,16 @@ class TopK(Gate):
 
     @property
     def calibrated(self) -> float | None:
-        """K in the end, where a threshold takes its place."""
+        """K in the end, where a threshold replaces it."""
         return float(self.k.end) if self.jump else None
 
-    def touch(self, part: Part, step: int) -> Touch:
+    def selector(self, part: CoderPart, step: int) -> Selector:
         """The k largest."""
         return Largest(max(1, round(self.k(step))))
 
-    def open(self, part: Part, codes: Codes) -> Opened:
-        """The positive ones among them."""
-        return _rectified(codes)
-
-    def encoder(self, part: Part, w_enc: Tensor) -> tuple[Tensor, Tensor, coders.Activation]:
+    def activation(self, part: CoderPart) -> coders.Activation:
         """TopK, or JumpReLU at the calibrated threshold."""
-        return w_enc, part.b_enc, _jump(part) if self.jump else coders.TopK(max(1, round(self.k.end)))
+        return _jumprelu(part) if self.jump else coders.TopK(max(1, round(self.k.end)))
 
 
 @final
@@ -121,7 +105,7 @@ class BatchTopK(Gate):
     """The k * tokens largest of a batch are on, where positive (Bussmann et al. 2024, arXiv 2412.06410).
 
     Attributes:
-        k: how many a token on average, over the steps.
+        k: how many per token on average, over the steps.
     """
 
     k: Ramp
@@ -131,17 +115,13 @@ class BatchTopK(Gate):
         """K in the end: a trained coder has JumpReLU, as the choice at a token must not depend on its batch."""
         return float(self.k.end)
 
-    def touch(self, part: Part, step: int) -> Touch:
+    def selector(self, part: CoderPart, step: int) -> Selector:
         """The largest of the batch."""
-        return LargestOfBatch(self.k(step), part.warm)
+        return LargestOfBatch(self.k(step), part.cut)
 
-    def open(self, part: Part, codes: Codes) -> Opened:
-        """All of them."""
-        return _rectified(codes)
-
-    def encoder(self, part: Part, w_enc: Tensor) -> tuple[Tensor, Tensor, coders.Activation]:
+    def activation(self, part: CoderPart) -> coders.Activation:
         """JumpReLU at the calibrated threshold."""
-        return w_enc, part.b_enc, _jump(part)
+        return _jumprelu(part)
 
 
 @final
@@ -174,18 +154,19 @@ class JumpReLU(Gate):
         """The first threshold."""
         return float(self.initial)
 
-    def touch(self, part: Part, step: int) -> Touch:
+    def selector(self, part: CoderPart, step: int) -> Selector:
         """Those that are on, and those in the kernel's window."""
         return Above(part.learned["log_threshold"].detach().exp() - self.bandwidth / 2)
 
-    def open(self, part: Part, codes: Codes) -> Opened:
+    def open(self, part: CoderPart, selected: Selected) -> tuple[Tensor, Tensor]:
         """Those above their threshold."""
-        threshold = codes.of_latent(part.learned["log_threshold"].exp())
-        return Opened(*Jump.apply(codes.pre, threshold, self.bandwidth, self.everything))
+        threshold = selected.of_latent(part.learned["log_threshold"].exp())
+        values, on = Jump.apply(selected.pre, threshold, self.bandwidth, self.everything)  # pyright: ignore[reportGeneralTypeIssues]
+        return values, on
 
-    def encoder(self, part: Part, w_enc: Tensor) -> tuple[Tensor, Tensor, coders.Activation]:
-        """As it was trained."""
-        return w_enc, part.b_enc, coders.JumpReLU(part.learned["log_threshold"].detach().exp())
+    def activation(self, part: CoderPart) -> coders.Activation:
+        """JumpReLU at the learned thresholds."""
+        return coders.JumpReLU(part.learned["log_threshold"].detach().exp())
 
 
 @final
@@ -201,21 +182,25 @@ class Gated(Gate):
         """Logarithm of the magnitude's scale, and its bias."""
         return {"r_mag": torch.zeros_like(first), "b_mag": torch.zeros_like(first)}
 
-    def touch(self, part: Part, step: int) -> Touch:
+    def selector(self, part: CoderPart, step: int) -> Selector:
         """Those whose gate is open."""
         return Above(torch.zeros_like(part.b_enc))
 
-    def open(self, part: Part, codes: Codes) -> Opened:
+    def open(self, part: CoderPart, selected: Selected) -> tuple[Tensor, Tensor]:
         """`relu(exp(r_mag) w x + b_mag)` where the gate is open."""
-        read = codes.pre - codes.of_latent(part.b_enc)
-        scale, bias = codes.of_latent(part.learned["r_mag"].exp()), codes.of_latent(part.learned["b_mag"])
-        values = (scale * read + bias).relu() * (codes.pre > 0)
-        return Opened(values, (values > 0).to(values.dtype))
+        read = selected.pre - selected.of_latent(part.b_enc)
+        scale, bias = selected.of_latent(part.learned["r_mag"].exp()), selected.of_latent(part.learned["b_mag"])
+        values = (scale * read + bias).relu() * (selected.pre > 0)
+        return values, (values > 0).to(values.dtype)
 
-    def encoder(self, part: Part, w_enc: Tensor) -> tuple[Tensor, Tensor, coders.Activation]:
+    def activation(self, part: CoderPart) -> coders.Activation:
         """JumpReLU."""
+        return self.encoder(part)[2]
+
+    def encoder(self, part: CoderPart) -> tuple[Tensor, Tensor, coders.Activation]:
+        """Scaled by the magnitude."""
         learned = {name: value.detach() for name, value in part.learned.items()}
-        return coders.gated(w_enc, part.b_enc.detach(), learned["b_mag"], learned["r_mag"])
+        return coders.gated(part.w_enc.detach(), part.b_enc.detach(), learned["b_mag"], learned["r_mag"])
 
 
 class Jump(torch.autograd.Function):
@@ -257,11 +242,5 @@ class Jump(torch.autograd.Function):
         return pre, moved.view_as(threshold), None, None
 
 
-def _rectified(codes: Codes) -> Opened:
-    values = codes.pre.relu()
-    return Opened(values, (values > 0).to(values.dtype))
-
-
-def _jump(part: Part) -> coders.JumpReLU:
-    threshold: Float[Tensor, ""] = part.threshold
-    return coders.JumpReLU(threshold.detach().expand(len(part.b_enc)).clone())
+def _jumprelu(part: CoderPart) -> coders.JumpReLU:
+    return coders.JumpReLU(part.threshold.detach().expand(len(part.b_enc)).clone())

@@ -1,7 +1,7 @@
-"""The journal of a training: a line of JSON for each member now and then, and what a person sees meanwhile.
+"""The journal of a training: a line of JSON for each coder now and then, and what a person sees meanwhile.
 
 `metrics.jsonl` is always written where there is a folder; TensorBoard and Weights & Biases get the same numbers where
-they are asked for and installed. This module must not know what the numbers mean.
+they are asked for and installed.
 """
 
 import json
@@ -19,11 +19,11 @@ from rich.table import Table
 from glassworks.errors import BadInput, NotFound, nearest
 
 Numbers = Mapping[str, Mapping[str, float]]
-"""Member -> name -> number."""
+"""Coder -> name -> number."""
 
 SECONDS_BETWEEN_LINES = 30.0
-SHOWN = 24
-"""So many members are shown at the most; all are in the file."""
+LISTED = 24
+"""So many coders are listed at the most; all are in the file."""
 
 
 @final
@@ -43,11 +43,14 @@ class Journal:
         if self.file is not None:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             _cut(self.file, step)
-        self.writers = [_writer(name, folder) for name in also]
+        unknown = [name for name in also if name not in WRITERS]
+        if unknown:
+            raise NotFound(f"There is no journal {unknown[0]!r}; {nearest(unknown[0], WRITERS)}.")
+        self.writers = [WRITERS[name](folder) for name in also]
         columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"))
         self.bar = Progress(*columns, TimeRemainingColumn())
         self.task = self.bar.add_task("training", total=steps, completed=step, speed="")
-        self.steps, self.console, self.show, self.told = steps, Console(stderr=True), show, 0.0
+        self.steps, self.console, self.show, self.printed = steps, Console(stderr=True), show, 0.0
         self.live = Live(self.bar, console=self.console, transient=True) if show and self.console.is_terminal else None
 
     def __enter__(self) -> "Journal":
@@ -60,24 +63,30 @@ class Journal:
             self.live.stop()
 
     def passed(self, step: int, speed: float) -> None:
-        """Note that a step is done, at so many tokens a second."""
+        """Note that a step is done, at so many tokens per second."""
         self.bar.update(self.task, completed=step, speed=f"{speed:,.0f} tokens/s")
 
     def write(self, step: int, numbers: Numbers) -> None:
-        """Write the numbers of all members at a step."""
+        """Write the numbers of all coders at a step."""
         if self.file is not None:
             with self.file.open("a", encoding="utf-8") as stream:
-                for member, found in numbers.items():
-                    stream.write(json.dumps({"step": step, "member": member, **found}) + "\n")
+                for coder, its in numbers.items():
+                    stream.write(json.dumps({"step": step, "coder": coder, **its}) + "\n")
+        flat = {f"{coder}/{name}": value for coder, its in numbers.items() for name, value in its.items()}
         for writer in self.writers:
-            writer(
-                step, {f"{member}/{name}": value for member, found in numbers.items() for name, value in found.items()}
-            )
+            writer(step, flat)
         if self.live is not None:
-            self.live.update(Group(_table(numbers), self.bar))
-        elif self.show and (time.monotonic() - self.told > SECONDS_BETWEEN_LINES or step == self.steps):
-            self.told = time.monotonic()
-            self.console.print(f"step {step} of {self.steps}, {_mean(numbers)}")
+            names = list(dict.fromkeys(name for its in numbers.values() for name in its))
+            table = Table("coder", *names, box=None)
+            for coder, its in list(numbers.items())[:LISTED]:
+                table.add_row(coder, *(f"{its[name]:.4g}" if name in its else "" for name in names))
+            self.live.update(Group(table, self.bar))
+        elif self.show and (time.monotonic() - self.printed > SECONDS_BETWEEN_LINES or step == self.steps):
+            # where no table can follow: the figures that all coders have, averaged over them
+            self.printed, all_of = time.monotonic(), list(numbers.values())
+            names = [name for name in (all_of[0] if all_of else ()) if all(name in its for its in all_of)]
+            means = (f"{name} {sum(its[name] for its in all_of) / len(all_of):.4g}" for name in names)
+            self.console.print(f"step {step} of {self.steps}, {len(all_of)} coders: {', '.join(means)}")
 
 
 def _cut(file: Path, step: int) -> None:
@@ -92,27 +101,6 @@ def _cut(file: Path, step: int) -> None:
         except ValueError:
             break
     file.write_text("".join(kept) if step else "", encoding="utf-8")
-
-
-def _mean(numbers: Numbers) -> str:
-    """The figures that all members have, averaged over them: a line for where no table can follow."""
-    names = [name for name in next(iter(numbers.values()), {}) if all(name in found for found in numbers.values())]
-    means = (f"{name} {sum(found[name] for found in numbers.values()) / len(numbers):.4g}" for name in names)
-    return f"{len(numbers)} coders: " + ", ".join(means)
-
-
-def _table(numbers: Numbers) -> Table:
-    names = list(dict.fromkeys(name for found in numbers.values() for name in found))
-    table = Table("member", *names, box=None)
-    for member, found in list(numbers.items())[:SHOWN]:
-        table.add_row(member, *(f"{found[name]:.4g}" if name in found else "" for name in names))
-    return table
-
-
-def _writer(name: str, folder: Path | None) -> Callable[[int, dict[str, float]], None]:
-    if name not in WRITERS:
-        raise NotFound(f"There is no journal {name!r}; {nearest(name, WRITERS)}.")
-    return WRITERS[name](folder)
 
 
 def _tensorboard(folder: Path | None) -> Callable[[int, dict[str, float]], None]:

@@ -1,46 +1,56 @@
-"""Requests: what to train, as a person types it: a recipe and words like `width=4k,16k l0=10,50`.
+"""Requests: what to train, as a person types it: a recipe and words like `width=4k,16k l0=10,50`; and what it takes."""
 
-This module turns words into a table of members; it must not know where activations come from.
-"""
-
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, final
+
+import torch
 
 from glassworks.coders import width_word
 from glassworks.errors import BadInput, NotFound, nearest
 from glassworks.harvest import Stream
 from glassworks.sites import Site
 from glassworks.train.layouts import PAIRED, PAIRS, layouts
-from glassworks.train.recipes import WEIGHTED
-from glassworks.train.table import Axes, table
-from glassworks.train.trainee import Member
+from glassworks.train.recipes import WEIGHTED, grid
+from glassworks.train.spec import Spec
+from glassworks.train.terms import L1, Silence
 
 STEPS, BATCH = 20_000, 4096
 OWN = ("kind", "sites", "width", "l0", "weight", "seed", "steps", "tokens", "batch", "flatten")
-"""What is not a number of an objective."""
+"""What is not a number of a spec."""
+
+BYTES, STATES = 4, 3
+"""Of each number, and the numbers kept for each parameter: itself, and two moments."""
+SPARSE_STEP, DENSE_STEP = 1.5, 8.0
+"""How many encoder products a sparse step takes as long as, and a dense one: five products and element-wise work."""
 
 
 @final
 @dataclass(frozen=True)
 class Request:
-    """A training that was asked for.
+    """What to train.
 
     Attributes:
         recipe: a key of `RECIPES`.
         kinds: of coders; see `layouts`.
         sites: kinds of sites or single ones; all that there are if empty.
-        axes: widths, sparsities, seeds.
+        widths: latents of each part.
+        sparsities: as the recipe takes them.
+        seeds: of the initial directions.
         steps: batches.
         batch: tokens in each.
         flatten: how much more often rare tokens are drawn than they occur; see `Rows`.
-        numbers: the recipe's own, and those that every objective has; see `table`.
+        numbers: the recipe's own, and those that every recipe takes; see `grid`.
     """
 
     recipe: str
     kinds: tuple[str, ...]
     sites: tuple[str, ...]
-    axes: Axes
+    widths: Sequence[int]
+    sparsities: Sequence[float]
+    seeds: Sequence[int]
     steps: int
     batch: int
     flatten: int | float = 0.0
@@ -53,9 +63,13 @@ class Request:
         Raises:
             BadInput: a word without `=`, or a value that is no number where one is needed.
         """
-        given = dict(_split(word) for word in words)
-        measure = "weight" if recipe in WEIGHTED else "l0"
-        other = "l0" if measure == "weight" else "weight"
+        given: dict[str, str] = {}
+        for word in words:
+            key, equals, value = word.partition("=")
+            if not equals or not value:
+                raise BadInput(f"The setting {word!r} is not understood; write key=value, as in width=4k,16k.")
+            given[key] = value
+        measure, other = ("weight", "l0") if recipe in WEIGHTED else ("l0", "weight")
         if other in given and measure not in given:
             raise BadInput(f"The recipe {recipe} takes its sparsity as {measure}=, not {other}=.")
         if measure not in given:
@@ -63,16 +77,18 @@ class Request:
         batch = int(_number("batch", given.get("batch", str(BATCH))))
         tokens = given.get("tokens")
         steps = _number("steps", given.get("steps", str(STEPS))) if tokens is None else _count(tokens, {}) // batch
-        axes = Axes(
-            [_count(each) for each in _listed(given.get("width", "16k"))],
-            [_number(measure, each) for each in _listed(given[measure])],
-            [int(_number("seed", each)) for each in _listed(given.get("seed", "0"))],
+        return cls(
+            recipe=recipe,
+            kinds=_listed(given.get("kind", "sae")),
+            sites=_listed(given.get("sites", "")),
+            widths=[_count(width) for width in _listed(given.get("width", "16k"))],
+            sparsities=[_number(measure, sparsity) for sparsity in _listed(given[measure])],
+            seeds=[int(_number("seed", seed)) for seed in _listed(given.get("seed", "0"))],
+            steps=int(steps),
+            batch=batch,
+            flatten=_number("flatten", given.get("flatten", "0")),
+            numbers={key: _value(key, text) for key, text in given.items() if key not in (*OWN, measure)},
         )
-        own = (*OWN, measure)
-        numbers = {key: _value(key, text) for key, text in given.items() if key not in own}
-        kinds, sites = _listed(given.get("kind", "sae")), _listed(given.get("sites", ""))
-        flatten = _number("flatten", given.get("flatten", "0"))
-        return cls(recipe, kinds, sites, axes, int(steps), batch, flatten, numbers)
 
     def chosen(self, sites: Sequence[str]) -> list[Site]:
         """Of the sites that there are, those that the coders need.
@@ -82,17 +98,17 @@ class Request:
         """
         return list(dict.fromkeys(site for kind in self.kinds for site in self._of(kind, sites)))
 
-    def members(self, stream: Stream) -> list[Member]:
-        """The table of all kinds, for a stream."""
-        found = []
+    def specs(self, stream: Stream) -> list[Spec]:
+        """The specs of all kinds, for a stream."""
+        specs = []
         for kind in self.kinds:
-            ends = layouts(kind, self._of(kind, [*stream.widths]))
-            found += table(self.recipe, ends, self.axes, stream, self.steps, self.numbers)
-        return found
+            ends, axes = layouts(kind, self._of(kind, [*stream.widths])), (self.widths, self.sparsities, self.seeds)
+            specs += grid(self.recipe, ends, stream, self.steps, *axes, self.numbers)
+        return specs
 
     def _of(self, kind: str, sites: Sequence[str]) -> list[Site]:
         """The sites of one kind of coder; what a transcoder writes comes with what it reads."""
-        there = [Site.parse(each) for each in sites]
+        there = [Site.parse(site) for site in sites]
         for word in self.sites:
             if not any(word in (site.name, site.kind) for site in there):
                 known = [*dict.fromkeys(site.kind for site in there), *sites]
@@ -102,15 +118,50 @@ class Request:
         return [*named, *(site for site in written if site in there and site not in named)]
 
 
-def _split(word: str) -> tuple[str, str]:
-    key, equals, value = word.partition("=")
-    if not equals or not value:
-        raise BadInput(f"The setting {word!r} is not understood; write key=value, as in width=4k,16k.")
-    return key, value
+def estimate(specs: Sequence[Spec], stream: Stream) -> dict[str, Any]:
+    """Parameters, memory, disk, tokens and hours of a training, the time by a timed product of each shape.
+
+    Args:
+        specs: of the coders.
+        stream: gives their batches.
+    """
+    parameters, seconds = [], 0.0
+    for spec in specs:
+        dense = any(isinstance(term, Silence | L1) for _, term in spec.terms)
+        learned = len(spec.gate.parameters(torch.ones(1))) * spec.width * len(spec.layout.parts)
+        count = learned + sum(stream.widths[site.name] for site in spec.layout.writes)
+        for reads, writes in spec.layout.parts:
+            d_in, d_out = (sum(stream.widths[site.name] for site in sites) for sites in (reads, writes))
+            count += spec.width * (d_in + d_out + 1) + (d_in * d_out if spec.layout.skip else 0)
+            product = _product_seconds(d_in, spec.width, stream.batch, spec.products)
+            seconds += spec.steps * product * (DENSE_STEP if dense else SPARSE_STEP)
+        parameters.append(count)
+    steps = max(spec.steps for spec in specs)
+    return {
+        "coders": len(specs),
+        "parameters": sum(parameters),
+        "tokens": steps * stream.batch,
+        "steps": steps,
+        "memory GB": (sum(parameters) * STATES + max(parameters)) * BYTES / 1e9,
+        "scope GB": sum(parameters) * BYTES / 1e9,
+        "checkpoint GB": sum(parameters) * STATES * BYTES / 1e9,
+        "hours": seconds / 3600,
+    }
+
+
+@cache
+def _product_seconds(d_in: int, latents: int, batch: int, products: str) -> float:
+    """Seconds of one encoder product, by timing a part of it."""
+    rows = max(1, min(batch, 2**31 // (2 * d_in * latents)))
+    dtype = getattr(torch, products)
+    x, w = torch.randn(rows, d_in, dtype=dtype), torch.randn(d_in, latents, dtype=dtype)
+    began = time.perf_counter()
+    _ = x @ w
+    return (time.perf_counter() - began) * batch / rows
 
 
 def _listed(text: str) -> tuple[str, ...]:
-    return tuple(each for each in text.split(",") if each)
+    return tuple(word for word in text.split(",") if word)
 
 
 def _number(key: str, text: str) -> float:
@@ -141,5 +192,5 @@ def _value(key: str, text: str) -> Any:
     if text.lower() in words:
         return words[text.lower()]
     if "," in text:
-        return tuple(_count(each) for each in _listed(text))
+        return tuple(_count(number) for number in _listed(text))
     return int(text) if text.isdigit() else _number(key, text)

@@ -1,6 +1,6 @@
-"""Loss terms, each written once for every coder, gate and form of the codes.
+"""Loss terms, each written once for every coder, gate and form of the selection.
 
-All are means over tokens. Sums over parts are sums over all latents of the coder. A term must not know the loop.
+All are means over tokens. Sums over parts are sums over all latents of the coder.
 """
 
 from abc import ABC, abstractmethod
@@ -12,19 +12,19 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from glassworks.train.attempt import Attempt, Part, Share
+from glassworks.train.output import CoderOutput, CoderPart, PartOutput
 from glassworks.train.schedule import Ramp
-from glassworks.train.touches import Everything, Largest, Touch
+from glassworks.train.selection import Everything, Largest, Selector
 
 
 class Term(ABC):
-    """One summand of a loss: a frozen value that gives a number for an attempt."""
+    """One summand of a loss: a frozen value that gives a number for what a coder made of a batch."""
 
     @abstractmethod
-    def __call__(self, attempt: Attempt) -> Float[Tensor, ""]:
+    def __call__(self, output: CoderOutput) -> Float[Tensor, ""]:
         """The number to make small, before its weight."""
 
-    def touch(self, part: Part) -> Touch | None:
+    def selector(self, part: CoderPart) -> Selector | None:
         """Which pre-activations it needs beyond those of the gate; none by default."""
         return None
 
@@ -43,10 +43,10 @@ class Reconstruction(Term):
     prefixes; here it is the mean, so that the weights of the other terms mean the same with and without prefixes.
     """
 
-    def __call__(self, attempt: Attempt) -> Float[Tensor, ""]:
+    def __call__(self, output: CoderOutput) -> Float[Tensor, ""]:
         """The error."""
-        errors = (attempt.nested - attempt.target).square().sum(-1)
-        return errors.mean() / attempt.sites
+        errors = (output.nested - output.target).square().sum(-1)
+        return errors.mean() / output.sites
 
 
 @final
@@ -61,9 +61,9 @@ class L1(Term):
 
     lengths: bool = True
 
-    def __call__(self, attempt: Attempt) -> Float[Tensor, ""]:
-        """The sum a token."""
-        return _total(attempt, [_lengthened(each) if self.lengths else each.values for each in attempt.shares])
+    def __call__(self, output: CoderOutput) -> Float[Tensor, ""]:
+        """The sum per token."""
+        return _total(output, [_written(piece) if self.lengths else piece.values for piece in output.parts])
 
 
 @final
@@ -71,9 +71,9 @@ class L1(Term):
 class L0(Term):
     """How many latents are on (Rajamanoharan et al. 2024, 2407.14435, equation 9); gradients by the gate's step."""
 
-    def __call__(self, attempt: Attempt) -> Float[Tensor, ""]:
-        """The number a token."""
-        return _total(attempt, [share.on for share in attempt.shares])
+    def __call__(self, output: CoderOutput) -> Float[Tensor, ""]:
+        """The number per token."""
+        return _total(output, [piece.on for piece in output.parts])
 
 
 @final
@@ -87,15 +87,15 @@ class QuadraticL0(Term):
     a weight four times as large gives the printed formula, which SAELens implements.
 
     Attributes:
-        target: latents a token, over the steps.
+        target: latents per token, over the steps.
     """
 
     target: Ramp
 
-    def __call__(self, attempt: Attempt) -> Float[Tensor, ""]:
+    def __call__(self, output: CoderOutput) -> Float[Tensor, ""]:
         """The squared deviation, averaged over tokens."""
-        counts = torch.stack([share.codes.by_token(share.on) for share in attempt.shares]).sum(0)
-        target = self.target(attempt.step)
+        counts = torch.stack([piece.selected.by_token(piece.on) for piece in output.parts]).sum(0)
+        target = self.target(output.step)
         return (counts - target).square().mean() / (2 * target)
 
 
@@ -110,9 +110,9 @@ class Tanh(Term):
 
     scale: float = 4.0
 
-    def __call__(self, attempt: Attempt) -> Float[Tensor, ""]:
-        """The sum a token."""
-        return _total(attempt, [(self.scale * _lengthened(share)).tanh() for share in attempt.shares])
+    def __call__(self, output: CoderOutput) -> Float[Tensor, ""]:
+        """The sum per token."""
+        return _total(output, [(self.scale * _written(piece)).tanh() for piece in output.parts])
 
 
 @final
@@ -130,10 +130,10 @@ class Frequency(Term):
 
     often: float = 0.1
 
-    def __call__(self, attempt: Attempt) -> Float[Tensor, ""]:
+    def __call__(self, output: CoderOutput) -> Float[Tensor, ""]:
         """The sum over latents."""
-        shares = [share.codes.by_latent(share.on) / attempt.tokens for share in attempt.shares]
-        return sum((each.square().sum() for each in shares), attempt.target.new_zeros(())) / self.often
+        frequencies = [piece.selected.by_latent(piece.on) / output.tokens for piece in output.parts]
+        return sum((p.square().sum() for p in frequencies), output.target.new_zeros(())) / self.often
 
 
 @final
@@ -145,18 +145,18 @@ class Silence(Term):
     term needs the dense form.
     """
 
-    def touch(self, part: Part) -> Touch | None:
+    def selector(self, part: CoderPart) -> Selector | None:
         """All."""
         return Everything()
 
-    def __call__(self, attempt: Attempt) -> Float[Tensor, ""]:
-        """The sum a token."""
-        total = attempt.target.new_zeros(())
-        for share in attempt.shares:
-            codes, threshold = share.asked[self], share.part.learned["log_threshold"].exp()
-            below = (codes.of_latent(threshold) - codes.pre).relu()
-            total = total + codes.by_latent(below * codes.of_latent(share.part.norms)).sum()
-        return total / attempt.tokens
+    def __call__(self, output: CoderOutput) -> Float[Tensor, ""]:
+        """The sum per token."""
+        total = output.target.new_zeros(())
+        for piece in output.parts:
+            selected, threshold = piece.extra[self], piece.part.learned["log_threshold"].exp()
+            below = (selected.of_latent(threshold) - selected.pre).relu()
+            total = total + selected.by_latent(below * selected.of_latent(piece.part.norms)).sum()
+        return total / output.tokens
 
 
 @final
@@ -164,9 +164,9 @@ class Silence(Term):
 class GateL1(Term):
     """Sum of the gate's rectified pre-activations (Rajamanoharan et al. 2024, arXiv 2404.16014, equation 8)."""
 
-    def __call__(self, attempt: Attempt) -> Float[Tensor, ""]:
-        """The sum a token."""
-        return _total(attempt, [share.codes.pre.relu() for share in attempt.shares])
+    def __call__(self, output: CoderOutput) -> Float[Tensor, ""]:
+        """The sum per token."""
+        return _total(output, [piece.selected.pre.relu() for piece in output.parts])
 
 
 @final
@@ -174,13 +174,13 @@ class GateL1(Term):
 class GateReconstruction(Term):
     """Squared error of the gate's rectified pre-activations, decoded by a decoder that takes no gradient (ibid.)."""
 
-    def __call__(self, attempt: Attempt) -> Float[Tensor, ""]:
+    def __call__(self, output: CoderOutput) -> Float[Tensor, ""]:
         """The error, averaged over the sites that are written."""
-        left = attempt.target - attempt.bias.detach()
-        for share in attempt.shares:
-            found = share.codes.decode(share.codes.pre.relu(), share.part.w_dec.detach())
-            left = left - functional.pad(found, (share.columns.start, left.shape[1] - share.columns.stop))
-        return left.square().sum(-1).mean() / attempt.sites
+        left = output.target - output.bias.detach()
+        for piece in output.parts:
+            decoded = piece.selected.decode(piece.selected.pre.relu(), piece.part.w_dec.detach())
+            left = left - functional.pad(decoded, (piece.columns.start, left.shape[1] - piece.columns.stop))
+        return left.square().sum(-1).mean() / output.sites
 
 
 @final
@@ -197,29 +197,29 @@ class AuxK(Term):
 
     most: int = 32
 
-    def touch(self, part: Part) -> Touch | None:
+    def selector(self, part: CoderPart) -> Selector | None:
         """The largest among the dead; nothing while none is dead."""
         dead = part.dead
         return Largest(self.most, dead) if bool(dead.any()) else None
 
-    def __call__(self, attempt: Attempt) -> Float[Tensor, ""]:
+    def __call__(self, output: CoderOutput) -> Float[Tensor, ""]:
         """The error that they leave, averaged over the sites that are written."""
-        total, left = attempt.target.new_zeros(()), (attempt.target - attempt.written).detach()
-        for share in attempt.shares:
-            if self in share.asked:
-                codes = share.asked[self]
-                straight = codes.pre + (codes.pre.relu() - codes.pre).detach()
-                explained = codes.decode(straight, share.part.w_dec)
-                total = total + (left[:, share.columns] - explained).square().sum(-1).mean()
-        return total / attempt.sites
+        total, left = output.target.new_zeros(()), (output.target - output.written).detach()
+        for piece in output.parts:
+            if self in piece.extra:
+                selected = piece.extra[self]
+                straight = selected.pre + (selected.pre.relu() - selected.pre).detach()
+                explained = selected.decode(straight, piece.part.w_dec)
+                total = total + (left[:, piece.columns] - explained).square().sum(-1).mean()
+        return total / output.sites
 
 
-def _total(attempt: Attempt, entries: list[Tensor]) -> Float[Tensor, ""]:
-    """Entries of each share summed up, a token."""
-    sums = [share.codes.by_token(each).sum() for share, each in zip(attempt.shares, entries, strict=True)]
-    return sum(sums[1:], sums[0]) / attempt.tokens
+def _total(output: CoderOutput, entries: list[Tensor]) -> Float[Tensor, ""]:
+    """The sum over all parts of their entries, per token."""
+    sums = [piece.selected.by_token(values).sum() for piece, values in zip(output.parts, entries, strict=True)]
+    return sum(sums[1:], sums[0]) / output.tokens
 
 
-def _lengthened(share: Share) -> Tensor:
+def _written(piece: PartOutput) -> Tensor:
     """Activations times the lengths of their decoder rows: what they write."""
-    return share.values * share.codes.of_latent(share.part.norms)
+    return piece.values * piece.selected.of_latent(piece.part.norms)

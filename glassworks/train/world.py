@@ -1,7 +1,7 @@
 """The embedded models' scopes: the recipe with which they are shipped.
 
-The text is harvested once, and every kind of coder learns from the same store, all its layers in one fleet. Coders that
-stand in for the MLPs then go through a second stage, all together in the replaced model.
+The text is harvested once, and every kind of coder learns from the same store, all its layers in one trainer. Coders
+that replace the MLPs then go through a second stage, all together in the replaced model.
 """
 
 from collections.abc import Sequence
@@ -19,18 +19,15 @@ from glassworks.errors import BadInput
 from glassworks.evals import measure
 from glassworks.harvest import Activations, Reading, Rows, harvest, load_store
 from glassworks.models import Model
-from glassworks.sites import Site
-from glassworks.train.fleet import Fleet
+from glassworks.train.divergence import Divergence, Texts
 from glassworks.train.gates import BatchTopK
-from glassworks.train.joint import Divergence, Texts
 from glassworks.train.layouts import Layout, layouts
-from glassworks.train.loop import Plan, fit
-from glassworks.train.objective import Adam, Objective
-from glassworks.train.revive import Dead
+from glassworks.train.loop import fit
+from glassworks.train.resample import Dead
 from glassworks.train.schedule import Ramp, Rate
-from glassworks.train.start import Start
+from glassworks.train.spec import Adam, Spec, Start
 from glassworks.train.terms import AuxK, Reconstruction
-from glassworks.train.trainee import Member
+from glassworks.train.trainer import Trainer
 
 FIRST = 1
 """Position 0 holds the beginning-of-text token, whose activations are one constant: nothing to learn there."""
@@ -49,10 +46,10 @@ class Coders:
     """One kind of coder in a suite, at all layers of a model.
 
     Attributes:
-        kind: a key of `layouts.KINDS`.
+        kind: one of `layouts.KINDS`.
         sites: the kinds of sites that they read and write.
         width: latents of each part.
-        k: active latents a token in the end, of each part.
+        k: active latents per token in the end, of each part.
         steps: of training on the true model's rows.
         joint_steps: after that, of training all layers in the replaced model.
     """
@@ -64,24 +61,25 @@ class Coders:
     steps: int = 1500
     joint_steps: int = 0
 
-    def objective(self, layout: Layout, rows: int) -> Objective:
+    def specs(self, layouts: Sequence[Layout], suite: "Suite") -> list[Spec]:
         """The first stage's: BatchTopK with k annealed from 4 times its end, AuxK, the error on centred rows."""
-        return Objective(
-            layout=layout,
-            width=self.width,
-            gate=BatchTopK(Ramp(self.k, 4.0 * self.k, round(0.4 * self.steps))),
-            terms=((Ramp(1.0), Reconstruction()), (Ramp(1 / 8), AuxK())),
-            adam=Adam(Rate(2e-3, 50, round(0.3 * self.steps)), (0.9, 0.99)),
-            steps=self.steps,
-            start=Start(decoder=0.3),
-            dead=Dead(20 * rows),
-        )
-
-    def together(self, objective: Objective) -> Objective:
-        """The second stage's."""
-        rate = Rate(1e-3, 50, round(0.3 * self.joint_steps))
-        gate, adam = BatchTopK(Ramp(self.k)), replace(objective.adam, rate=rate)
-        return replace(objective, gate=gate, adam=adam, steps=self.joint_steps)
+        return [
+            Spec(
+                name=layout.name,
+                layout=layout,
+                width=self.width,
+                gate=BatchTopK(Ramp(self.k, 4.0 * self.k, round(0.4 * self.steps))),
+                terms=((Ramp(1.0), Reconstruction()), (Ramp(1 / 8), AuxK())),
+                adam=Adam(Rate(2e-3, 50, round(0.3 * self.steps)), (0.9, 0.99)),
+                steps=self.steps,
+                start=Start(decoder=0.3),
+                dead=Dead(20 * suite.rows),
+                seed=suite.seed + number,
+                l0=self.k,
+                tags=("affine",) if layout.skip else (),
+            )
+            for number, layout in enumerate(layouts)
+        ]
 
 
 @final
@@ -90,9 +88,9 @@ class Suite:
     """The coders of a scope, and what they share.
 
     Attributes:
-        coders: of each kind; the first ones that write all MLP outputs stand in for the MLPs in a trace.
-        rows: tokens a step.
-        tokens: tokens of text a step in the replaced model.
+        coders: of each kind; the first ones that write all MLP outputs replace the MLPs in a trace.
+        rows: tokens per step.
+        tokens: tokens of text per step in the replaced model.
         flatten: how much more often rare tokens and pairs are drawn than they occur, 0 to 1.
         divergence: weight of the replaced model's divergence.
         seed: of everything that is drawn.
@@ -107,7 +105,7 @@ class Suite:
 
 
 TRANSCODERS = Suite((Coders("transcoder", MLP, 384, 12.0, joint_steps=100),))
-"""What stands in for the MLPs, and nothing else; as narrow as the size of a wheel asks for."""
+"""What replaces the MLPs, and nothing else; as narrow as the size of a wheel asks for."""
 
 FULL = Suite(
     (
@@ -147,16 +145,19 @@ def train_suite(
         A scope of folded JumpReLU coders, without labels or evidence.
     """
     with TemporaryDirectory() as passing:
-        rows = _harvested(model, documents, suite, folder or Path(passing))
-        scopes = [_trained(model, documents, rows, suite, each, folder, show) for each in suite.coders]
+        store = (folder or Path(passing)) / "store"
+        sites = [site for coders in suite.coders for kind in coders.sites for site in model.sites(kind)]
+        harvest(model, documents, list(dict.fromkeys(sites)), store, Reading(untrained=("bos",)))
+        rows = load_store(store)
+        scopes = [_trained(model, documents, rows, suite, coders, folder, show) for coders in suite.coders]
     entries = [entry for scope in scopes for entry in scope.entries]
     built = {name: scope[name] for scope in scopes for name in scope}
-    stand_ins = [found for scope in scopes if (found := replacement_of(scope.entries))]
+    replacements = [names for scope in scopes if (names := replacement_of(scope.entries))]
     failed = {name: why for scope in scopes for name, why in scope.metrics.get("failed", {}).items()}
     return replace(
         scopes[0],
         coders=Shelf(entries, built),
-        replacement=stand_ins[0] if stand_ins else [],
+        replacement=replacements[0] if replacements else [],
         metrics={"failed": failed} if failed else {},
     )
 
@@ -175,7 +176,10 @@ def smallworld_scope(model: Model, suite: Suite = TRANSCODERS, folder: Path | No
     """
     documents, _ = world_text(model, DOCUMENTS, "train", suite.seed)
     scope = train_suite(model, documents, suite, folder, show)
-    _round(scope)
+    for coder in scope.single.values():  # so that what is measured is what is shipped
+        assert isinstance(coder, Transcoder | Crosscoder)
+        for weight in coder.weights().values():
+            weight.copy_(weight.to(STORED))
     held_out, answers = world_text(model, HELD_OUT, "held_out", suite.seed + 1)
     scope.metrics |= measure(model, scope, held_out, answers, alone=False) | {"recipe": asdict(suite)}
     return scope
@@ -209,25 +213,6 @@ def world_text(model: Model, count: int, split: str, seed: int) -> tuple[list[li
     return tokens, answers
 
 
-def _round(scope: Scope) -> None:
-    """Round weights to the type that they are stored in, so that what is measured is what is shipped."""
-    for part in scope.single.values():
-        assert isinstance(part, Transcoder | Crosscoder)
-        for weight in part.weights().values():
-            weight.copy_(weight.to(STORED))
-
-
-def _harvested(model: Model, documents: Sequence[Sequence[int]], suite: Suite, folder: Path) -> Activations:
-    """The rows of every site that a suite needs."""
-    sites = list(dict.fromkeys(site for each in suite.coders for site in _sites(model, each)))
-    harvest(model, documents, sites, folder / "store", Reading(untrained=("bos",)))
-    return load_store(folder / "store")
-
-
-def _sites(model: Model, coders: Coders) -> list[Site]:
-    return [site for kind in coders.sites for site in model.sites(kind)]
-
-
 def _trained(
     model: Model,
     documents: Sequence[Sequence[int]],
@@ -238,28 +223,21 @@ def _trained(
     show: bool,
 ) -> Scope:
     """The coders of one kind."""
-
-    def plan(stage: str) -> Plan:
-        words = "-".join((coders.kind, *coders.sites, stage))
-        return Plan(None if folder is None else folder / words, resume=True, show=show)
-
-    found = layouts(coders.kind, _sites(model, coders))
-    members = [
-        Member(
-            each.name,
-            coders.objective(each, suite.rows),
-            suite.seed + number,
-            coders.k,
-            ("affine",) if each.skip else (),
-        )
-        for number, each in enumerate(found)
-    ]
-    fleet = Fleet(members, Rows(rows, suite.rows, suite.flatten, suite.seed + 1))
-    fit(fleet, plan("layers"))
+    words = "-".join((coders.kind, *coders.sites))
+    stages = {stage: None if folder is None else folder / f"{words}-{stage}" for stage in ("layers", "model")}
+    sites = [site for kind in coders.sites for site in model.sites(kind)]
+    specs = coders.specs(layouts(coders.kind, sites), suite)
+    trainer = Trainer(specs, Rows(rows, suite.rows, suite.flatten, suite.seed + 1))
+    fit(trainer, stages["layers"], resume=True, show=show)
     if coders.joint_steps:
-        alone, joint = fleet, [replace(each, objective=coders.together(each.objective)) for each in members]
-        fleet = Fleet(joint, Rows(rows, suite.rows, suite.flatten, suite.seed + 2))
-        fleet.take(alone)
-        fit(fleet, plan("model"), Divergence(model, Texts(documents, suite.tokens, 3), suite.divergence, FIRST))
-    fleet.stream = Rows(rows, 4 * suite.rows, 0.0, suite.seed)  # thresholds belong to text as it is
-    return fleet.scope(f"{model.name}-scope", model.name)
+        alone, steps = trainer, coders.joint_steps
+        rate, gate = Rate(1e-3, 50, round(0.3 * steps)), BatchTopK(Ramp(coders.k))
+        joint = [replace(spec, gate=gate, adam=replace(spec.adam, rate=rate), steps=steps) for spec in specs]
+        trainer = Trainer(joint, Rows(rows, suite.rows, suite.flatten, suite.seed + 2))
+        for run, before in zip(trainer.runs, alone.runs, strict=True):  # optimisers begin anew
+            run.load_state_dict(before.state_dict())
+            run.failed = before.failed
+        divergence = Divergence(model, Texts(documents, suite.tokens, 3), suite.divergence, FIRST)
+        fit(trainer, stages["model"], resume=True, auxiliary=divergence, show=show)
+    trainer.stream = Rows(rows, 4 * suite.rows, 0.0, suite.seed)  # thresholds belong to text as it is
+    return trainer.scope(f"{model.name}-scope", model.name)

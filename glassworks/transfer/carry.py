@@ -20,7 +20,7 @@ from glassworks.evals import Fidelity, fidelity
 from glassworks.harvest import Contexts, Live, Reading, record
 from glassworks.models import Model
 from glassworks.sites import Site
-from glassworks.train import Axes, Fleet, fit, layouts, table, take_up
+from glassworks.train import Trainer, fit, grid, initialise, layouts
 from glassworks.transfer.bridge import HELD, Bridge, canonical
 
 RANDOM, EFFECTS = 1000, 100
@@ -313,11 +313,11 @@ def race(
         sites = list(dict.fromkeys((*carried.reads, *carried.writes)))
         stream = Live(Contexts(b, rest, Reading()), sites, batch, seed)
         kind = "sae" if carried.reads == carried.writes else ("" if carried.skip() is None else "skip_") + "transcoder"
-        axes = Axes([carried.d_latent], [max(1, round(figures["in A"].l0))], [seed])
-        (member,) = table(recipe, layouts(kind, sites), axes, stream, steps, {"rate": rate})
-        fleet = Fleet([replace(member, name=name) for name in (TUNED, SCRATCH)], stream, str(b.device))
-        take_up(fleet.trainees[0].learner, carried, fleet.scalings[member.objective.centred])
-        trained = fit(fleet).scope("race", b.name).coders
+        axes = ([carried.d_latent], [max(1, round(figures["in A"].l0))], [seed])
+        (spec,) = grid(recipe, layouts(kind, sites), stream, steps, *axes, {"rate": rate})
+        trainer = Trainer([replace(spec, name=name) for name in (TUNED, SCRATCH)], stream, str(b.device))
+        initialise(trainer.runs[0], carried, trainer.scalings[spec.centred])
+        trained = fit(trainer).scope("race", b.name).coders
         coders |= {name: trained[name] for name in (TUNED, SCRATCH) if name in trained}
     figures |= {name: measure(b, some) for name, some in coders.items()}
     return Race(coders, figures, steps * batch)

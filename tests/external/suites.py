@@ -27,7 +27,7 @@ from glassworks.coders import Scope, Shelf, Transcoder, entry_of
 from glassworks.harvest import Contexts, Reading, Statistics, Store, Storing, Stream, harvest
 from glassworks.models import Model
 from glassworks.pages import Point
-from glassworks.train import Axes, Fleet, Member, fit, layouts, table
+from glassworks.train import Spec, Trainer, fit, grid, layouts
 
 HERE, RESULTS = Path(__file__).resolve().parent, ROOT / "benchmarks" / "results"
 DATA = ROOT.parent / "shared" / "data"
@@ -68,25 +68,25 @@ class Ordered(Stream):
         return self.store.statistics(site)
 
 
-def members(model: Model, stream: Stream) -> list[Member]:
-    """The table of a suite."""
-    axes = Axes([WIDTH], SPARSITIES)
+def specs(model: Model, stream: Stream) -> list[Spec]:
+    """The coders of a suite."""
     ends = {"sae": model.sites("resid_post"), "transcoder": model.sites("mlp_in") + model.sites("mlp_out")}
-    return [each for kind, sites in ends.items() for each in table("topk", layouts(kind, sites), axes, stream, STEPS)]
+    made = [grid("topk", layouts(kind, sites), stream, STEPS, [WIDTH], SPARSITIES) for kind, sites in ends.items()]
+    return [spec for its in made for spec in its]
 
 
-def peers(suite: list[Member], store: Store, order: Tensor, home: Path, folder: Path) -> dict[str, float]:
+def peers(suite: list[Spec], store: Store, order: Tensor, home: Path, folder: Path) -> dict[str, float]:
     """Let the other libraries train a suite; returns the seconds that each kind took."""
     sites = {site: store.read(site).contiguous() for site in store.sites}
     save_file(sites | {"order": order}, home / "rows.safetensors")
     seconds = {}
     for kind, library in PEERS.items():
-        chosen = [each for each in suite if each.objective.layout.kind == kind]
+        chosen = [each for each in suite if each.layout.kind == kind]
         plan = [
             {
                 "name": each.name.replace("/", "-"),
-                "read": each.objective.layout.reads[0].name,
-                "write": each.objective.layout.writes[0].name,
+                "read": each.layout.reads[0].name,
+                "write": each.layout.writes[0].name,
                 "k": int(each.l0 or 0),
                 "width": WIDTH,
             }
@@ -100,11 +100,11 @@ def peers(suite: list[Member], store: Store, order: Tensor, home: Path, folder: 
     return seconds
 
 
-def theirs(suite: list[Member], home: Path, name: str) -> Scope:
+def theirs(suite: list[Spec], home: Path, name: str) -> Scope:
     """What the other libraries trained, under our names."""
     coders, entries = {}, []
     for each in suite:
-        layout = each.objective.layout
+        layout = each.layout
         loaded = load_scope(home / PEERS[layout.kind] / each.name.replace("/", "-"))
         found = loaded[loaded.entries[0].name]
         coder = Transcoder(layout.reads[0], layout.writes[0], found.activation, found.weights())
@@ -132,12 +132,12 @@ def suite(name: str, folder: Path) -> dict[str, Any]:
     assert store is not None
     order = torch.randint(len(store.tokens), (STEPS, BATCH), generator=torch.Generator().manual_seed(0))
     stream = Ordered(store, order)
-    table_ = members(model, stream)
+    coders = specs(model, stream)
     began = time.perf_counter()
-    scope = fit(Fleet(table_, stream)).scope(name, name)
-    seconds = {"glassworks": time.perf_counter() - began} | peers(table_, store, order, home, folder)
+    scope = fit(Trainer(coders, stream)).scope(name, name)
+    seconds = {"glassworks": time.perf_counter() - began} | peers(coders, store, order, home, folder)
     documents = [each.tokens for each in Contexts(model, held_out, Reading(context=256))][:CONTEXTS]
-    ours, others = (evals.measure(model, each, documents) for each in (scope, theirs(table_, home, name)))
+    ours, others = (evals.measure(model, each, documents) for each in (scope, theirs(coders, home, name)))
     return {"seconds": seconds, "members": dict(rows(ours, others)), "sets": dict(together(ours, others))}
 
 

@@ -1,4 +1,4 @@
-"""Activations with a planted dictionary at several sites, objectives for them, and a small model."""
+"""Activations with a planted dictionary at several sites, specs for them, and a small model."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,7 +9,7 @@ import torch
 from glassworks.harvest import Recording, Rows
 from glassworks.models import Model
 from glassworks.sites import Site
-from glassworks.train import Adam, AuxK, BatchTopK, Dead, Member, Objective, Ramp, Rate, Reconstruction, layouts
+from glassworks.train import Adam, AuxK, BatchTopK, Dead, Ramp, Rate, Reconstruction, Spec, layouts
 from tests.tiny import tiny_gemma3
 
 SITE = Site("resid_post", 0)
@@ -37,12 +37,13 @@ def stream(planted) -> Callable[..., Rows]:
 
 
 @pytest.fixture
-def objective() -> Callable[..., Objective]:
-    """An objective for the planted rows, with some of its numbers changed."""
+def spec() -> Callable[..., Spec]:
+    """A spec for the planted rows, with some of its numbers changed."""
 
-    def make(kind: str = "sae", **changes) -> Objective:
+    def make(name: str = "a", kind: str = "sae", **changes) -> Spec:
         sites = SITES if kind not in ("sae", "crosscoder", "causal_crosscoder") else SITES[-2:]
-        base = Objective(
+        base = Spec(
+            name=name,
             layout=layouts(kind, sites)[0],
             width=60,
             gate=BatchTopK(Ramp(3, 9, 100)),
@@ -54,12 +55,6 @@ def objective() -> Callable[..., Objective]:
         return replace(base, **changes)
 
     return make
-
-
-@pytest.fixture
-def member(objective) -> Callable[..., Member]:
-    """A member of a fleet."""
-    return lambda name="a", kind="sae", seed=0, **changes: Member(name, objective(kind, **changes), seed)
 
 
 @pytest.fixture(scope="session")

@@ -3,23 +3,23 @@
 import pytest
 import torch
 
-from glassworks.train import BatchTopK, Gated, JumpReLU, Part, Ramp, Rectifier, TopK
-from glassworks.train.codes import Dense, encode
+from glassworks.train import BatchTopK, CoderPart, Gated, JumpReLU, Ramp, Rectifier, TopK
 from glassworks.train.gates import Jump
+from glassworks.train.selection import Dense, encode
 
 Z = torch.tensor([[0.30, 0.54, 0.46, 0.9], [0.499, -1.0, 0.55, 0.451]], dtype=torch.float64)
 T = torch.tensor([0.5, 0.5, 0.5, 0.5], dtype=torch.float64)
 WIDTH = 0.1
 
 
-def part(gate, width: int = 6, d: int = 4) -> Part:
+def part(gate, width: int = 6, d: int = 4) -> CoderPart:
     g = torch.Generator().manual_seed(0)
     weights = {
         "w_enc": torch.randn(width, d, generator=g),
         "b_enc": torch.randn(width, generator=g) * 0.1,
         "w_dec": torch.randn(width, d, generator=g),
     }
-    return Part((), (), weights, gate.parameters(torch.full((width,), 0.3)), 100)
+    return CoderPart((), (), weights, gate.parameters(torch.full((width,), 0.3)), 100)
 
 
 def test_jumprelu_has_the_gradients_of_the_paper():
@@ -49,28 +49,28 @@ GATES = [Rectifier(), TopK(Ramp(2)), BatchTopK(Ramp(2)), JumpReLU(0.3, 0.2), Gat
 @pytest.mark.parametrize("gate", GATES, ids=lambda gate: type(gate).__name__)
 def test_sparse_and_dense_are_one(gate):
     made, x = part(gate), torch.randn(9, 4, generator=torch.Generator().manual_seed(1))
-    (codes,) = encode(x, made.w_enc, made.b_enc, [gate.touch(made, 0)])
-    values, on = gate.open(made, codes)
+    (selected,) = encode(x, made.w_enc, made.b_enc, [gate.selector(made, 0)])
+    values, on = gate.open(made, selected)
     pre = x @ made.w_enc.T + made.b_enc
-    touched = torch.zeros_like(pre, dtype=torch.bool)
-    found = codes.latents(values + 1e-9)
-    touched[found.positions, found.indices] = True
-    dense, steps = gate.open(made, Dense(torch.where(touched, pre, -9.0)))
-    assert torch.allclose(codes.latents(values).dense(), dense.detach(), atol=1e-6)
-    assert torch.allclose(codes.by_latent(on), steps.sum(0))
+    selected_here = torch.zeros_like(pre, dtype=torch.bool)
+    found = selected.latents(values + 1e-9)
+    selected_here[found.positions, found.indices] = True
+    dense, steps = gate.open(made, Dense(torch.where(selected_here, pre, -9.0)))
+    assert torch.allclose(selected.latents(values).dense(), dense.detach(), atol=1e-6)
+    assert torch.allclose(selected.by_latent(on), steps.sum(0))
 
 
 @pytest.mark.parametrize("gate", GATES, ids=lambda gate: type(gate).__name__)
 def test_the_trained_coder_has_the_gates_choice(gate):
     made, x = part(gate), torch.randn(50, 4, generator=torch.Generator().manual_seed(1))
-    (codes,) = encode(x, made.w_enc, made.b_enc, [gate.touch(made, 0)])
-    made.threshold.copy_(codes.pre.min() - 1e-6)
-    values, _ = gate.open(made, codes)
-    w_enc, b_enc, activation = gate.encoder(made, made.w_enc.detach())
+    (selected,) = encode(x, made.w_enc, made.b_enc, [gate.selector(made, 0)])
+    made.threshold.copy_(selected.pre.min() - 1e-6)
+    values, _ = gate.open(made, selected)
+    w_enc, b_enc, activation = gate.encoder(made)
     pre = x @ w_enc.T + b_enc.detach()
-    assert torch.allclose(codes.latents(values).dense(), (pre * activation.active(pre)).detach(), atol=1e-6)
+    assert torch.allclose(selected.latents(values).dense(), (pre * activation.active(pre)).detach(), atol=1e-6)
 
 
 def test_k_falls_over_the_steps():
     gate, made = TopK(Ramp(2, 6, 10)), part(TopK(Ramp(2)))
-    assert [gate.touch(made, step).k for step in (0, 5, 10, 99)] == [6, 4, 2, 2]
+    assert [gate.selector(made, step).k for step in (0, 5, 10, 99)] == [6, 4, 2, 2]

@@ -8,7 +8,7 @@ import torch
 
 from glassworks.errors import BadArtefact, BadInput, GlassworksError
 from glassworks.harvest import Rows, Stream
-from glassworks.train import Dead, Fleet, Plan, fit
+from glassworks.train import Dead, Trainer, fit
 
 
 class Interrupting(Stream):
@@ -34,25 +34,25 @@ class Interrupting(Stream):
 
 
 @pytest.fixture
-def members(member):
+def specs(spec):
     return [
-        member("a", steps=25, dead=Dead(300, every=6, until=20)),
-        member("b", "clt", steps=25, seed=2),
-        member("c", "skip_transcoder", steps=8, unit=True),
+        spec("a", steps=25, dead=Dead(300, every=6, until=20)),
+        spec("b", "clt", steps=25, seed=2),
+        spec("c", "skip_transcoder", steps=8, unit=True),
     ]
 
 
-def weights(fleet: Fleet) -> dict[str, torch.Tensor]:
-    return {f"{n}.{k}": v for n, each in enumerate(fleet.trainees) for k, v in each.learner.state_dict().items()}
+def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
+    return {f"{n}.{k}": v for n, run in enumerate(trainer.runs) for k, v in run.state_dict().items()}
 
 
-def test_resumes_bit_for_bit(members, stream, tmp_path):
-    straight = fit(Fleet(members, stream()), Plan(tmp_path / "straight", log_steps=3))
+def test_resumes_bit_for_bit(specs, stream, tmp_path):
+    straight = fit(Trainer(specs, stream()), tmp_path / "straight", log_steps=3)
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
-        fit(Fleet(members, Interrupting(stream())), Plan(tmp_path / "b", log_steps=3))
+        fit(Trainer(specs, Interrupting(stream())), tmp_path / "b", log_steps=3)
     assert signal.getsignal(signal.SIGINT) is before
-    resumed = fit(Fleet(members, stream()), Plan(tmp_path / "b", resume=True, log_steps=3))
+    resumed = fit(Trainer(specs, stream()), tmp_path / "b", resume=True, log_steps=3)
     mine = weights(resumed)
     for name, value in weights(straight).items():
         assert torch.equal(value, mine[name]), name
@@ -62,34 +62,34 @@ def test_resumes_bit_for_bit(members, stream, tmp_path):
     assert steps == [*range(3, 25, 3), 25]
 
 
-def test_lines_after_the_checkpoint_are_cut(members, stream, tmp_path):
+def test_lines_after_the_checkpoint_are_cut(specs, stream, tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        fit(Fleet(members, Interrupting(stream())), Plan(tmp_path, log_steps=3))
+        fit(Trainer(specs, Interrupting(stream())), tmp_path, log_steps=3)
     with (tmp_path / "metrics.jsonl").open("a") as file:  # as if it had been killed later
-        file.write('{"step": 12, "member": "a"}\n{"step": 12, "mem')
-    fit(Fleet(members, stream()), Plan(tmp_path, resume=True, log_steps=3))
+        file.write('{"step": 12, "coder": "a"}\n{"step": 12, "cod')
+    fit(Trainer(specs, stream()), tmp_path, resume=True, log_steps=3)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    found = [(each["step"], each["member"]) for each in lines]
+    found = [(each["step"], each["coder"]) for each in lines]
     assert len(found) == len(set(found))
     assert found[-1][0] == 25
 
 
-def test_a_training_is_not_begun_twice_by_mistake(members, stream, tmp_path):
-    fit(Fleet(members, stream()), Plan(tmp_path))
+def test_a_training_is_not_begun_twice_by_mistake(specs, stream, tmp_path):
+    fit(Trainer(specs, stream()), tmp_path)
     with pytest.raises(BadInput, match="resume it"):
-        fit(Fleet(members, stream()), Plan(tmp_path))
-    again = fit(Fleet(members, stream()), Plan(tmp_path, resume=True))
-    assert again.trainees[0].attempt is None
+        fit(Trainer(specs, stream()), tmp_path)
+    again = fit(Trainer(specs, stream()), tmp_path, resume=True)
+    assert again.runs[0].output is None
     with pytest.raises(BadArtefact, match="another training"):
-        fit(Fleet(members[:2], stream()), Plan(tmp_path, resume=True))
+        fit(Trainer(specs[:2], stream()), tmp_path, resume=True)
 
 
-def test_a_full_disk_is_told_and_loses_nothing(members, stream, tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_and_loses_nothing(specs, stream, tmp_path, monkeypatch):
     from glassworks import artefacts
 
-    fleet = Fleet(members, stream())
+    trainer = Trainer(specs, stream())
     with pytest.raises(KeyboardInterrupt):
-        fit(Fleet(members, Interrupting(stream())), Plan(tmp_path))
+        fit(Trainer(specs, Interrupting(stream())), tmp_path)
 
     def full(*_args, **_kwargs):
         raise OSError(28, "No space left on device")
@@ -97,24 +97,24 @@ def test_a_full_disk_is_told_and_loses_nothing(members, stream, tmp_path, monkey
     with monkeypatch.context() as patch:
         patch.setattr(artefacts, "seal", full)
         with pytest.raises(GlassworksError, match=r"No space left on device.*last one stays"):
-            fit(fleet, Plan(tmp_path, resume=True))
+            fit(trainer, tmp_path, resume=True)
     assert [each.name for each in (tmp_path / "checkpoints").iterdir()] == ["step-10"]
-    fit(Fleet(members, stream()), Plan(tmp_path, resume=True))
+    fit(Trainer(specs, stream()), tmp_path, resume=True)
 
 
-def test_a_damaged_checkpoint_is_told(members, stream, tmp_path):
-    fit(Fleet(members, stream()), Plan(tmp_path))
-    (file,) = (tmp_path / "checkpoints").rglob("member.0.safetensors")
+def test_a_damaged_checkpoint_is_refused(specs, stream, tmp_path):
+    fit(Trainer(specs, stream()), tmp_path)
+    (file,) = (tmp_path / "checkpoints").rglob("run.0.safetensors")
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     with pytest.raises(BadArtefact, match="differs from what the manifest states"):
-        fit(Fleet(members, stream()), Plan(tmp_path, resume=True))
+        fit(Trainer(specs, stream()), tmp_path, resume=True)
 
 
-def test_it_shows_how_it_goes(members, stream, capsys):
-    fit(Fleet(members, stream()), Plan(show=True, log_steps=5))
+def test_it_shows_how_it_goes(specs, stream, capsys):
+    fit(Trainer(specs, stream()), show=True, log_steps=5)
     assert "step 25 of 25, 2 coders: l0 " in capsys.readouterr().err
 
 
-def test_other_journals_need_their_packages(members, stream, tmp_path):
+def test_other_journals_need_their_packages(specs, stream, tmp_path):
     with pytest.raises(GlassworksError, match="nearest are tensorboard"):
-        fit(Fleet(members, stream()), Plan(tmp_path, journals=("tensorbord",)))
+        fit(Trainer(specs, stream()), tmp_path, journals=("tensorbord",))

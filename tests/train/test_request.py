@@ -1,4 +1,4 @@
-"""Requests: words become a table, and a wrong word is one clear sentence."""
+"""Requests: words become specs, and a wrong word is one clear sentence."""
 
 import pytest
 
@@ -6,24 +6,24 @@ from glassworks.errors import BadInput, NotFound
 from glassworks.train import Request, estimate
 
 
-def test_words_become_a_table(stream):
+def test_words_become_specs(stream):
     words = ["kind=sae,clt", "sites=mlp_in", "width=16,32", "l0=2,4", "tokens=1m", "batch=1000", "rate=1e-3"]
     words += ["products=bfloat16"]
     request = Request.parse("batchtopk", words)
     assert (request.steps, request.batch) == (1000, 1000)
     rows = stream()
-    members = request.members(rows)
+    specs = request.specs(rows)
     assert [site.name for site in request.chosen([*rows.widths])] == ["mlp_in.0", "mlp_in.1", "mlp_out.0", "mlp_out.1"]
-    assert len(members) == 4 * (2 + 1)
-    assert members[0].name == "mlp_in.0/width_16_l0_2"
-    assert members[-1].name == "clt/width_32_l0_4"
-    assert members[0].objective.adam.rate.peak == 1e-3
-    assert {each.objective.products for each in members} == {"bfloat16"}
+    assert len(specs) == 4 * (2 + 1)
+    assert specs[0].name == "mlp_in.0/width_16_l0_2"
+    assert specs[-1].name == "clt/width_32_l0_4"
+    assert specs[0].adam.rate.peak == 1e-3
+    assert {spec.products for spec in specs} == {"bfloat16"}
 
 
 def test_widths_are_written_as_releases_do(stream):
     request = Request.parse("gemma_scope_2", ["width=16k,65k,1m,1500", "l0=10", "prefixes=100,16k", "resample=9"])
-    assert request.axes.widths == [16384, 65536, 1048576, 1500]
+    assert request.widths == [16384, 65536, 1048576, 1500]
     assert request.numbers == {"prefixes": (100, 16384), "resample": 9}
     assert isinstance(request.numbers["resample"], int)
 
@@ -46,12 +46,12 @@ def test_widths_are_written_as_releases_do(stream):
 )
 def test_wrong_words(stream, recipe, words, message):
     with pytest.raises((BadInput, NotFound), match=message):
-        Request.parse(recipe, words).members(stream())
+        Request.parse(recipe, words).specs(stream())
 
 
 def test_an_estimate_counts(stream):
-    members = Request.parse("topk", ["kind=clt", "width=100", "l0=2", "steps=10"]).members(stream())
-    found = estimate(members, stream())
+    specs = Request.parse("topk", ["kind=clt", "width=100", "l0=2", "steps=10"]).specs(stream())
+    found = estimate(specs, stream())
     assert found["parameters"] == 100 * (24 + 48 + 1) + 100 * (24 + 24 + 1) + 48
     assert found["tokens"] == 1280
     assert found["hours"] > 0

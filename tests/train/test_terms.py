@@ -15,7 +15,6 @@ from glassworks.train import (
     GateL1,
     GateReconstruction,
     JumpReLU,
-    Learner,
     QuadraticL0,
     Ramp,
     Reconstruction,
@@ -23,35 +22,36 @@ from glassworks.train import (
     Silence,
     Start,
     Tanh,
+    TrainingRun,
 )
 from glassworks.train.gates import Jump
 
 THRESHOLD, WIDTH = 0.4, 0.3
 
 
-def dense(learner: Learner, batch, term):
-    """The loss of a learner with one part, all of it dense and in plain formulas."""
-    (part,) = learner.parts
+def dense(run: TrainingRun, batch, term):
+    """The loss of a coder with one part, all of it dense and in plain formulas."""
+    (part,) = run.parts
     x = part.joined(batch)
-    y = torch.cat([batch[site.name] for site in learner.writes], 1)
-    pre = (x if learner.centre is None else x - learner.b_dec) @ part.w_enc.T + part.b_enc
-    if isinstance(learner.objective.gate, JumpReLU):
+    y = torch.cat([batch[site.name] for site in run.writes], 1)
+    pre = (x if run.centre is None else x - run.b_dec) @ part.w_enc.T + part.b_enc
+    if isinstance(run.spec.gate, JumpReLU):
         t = part.learned["log_threshold"].exp()[None]
         f, on = Jump.apply(pre, t, WIDTH, False)
-    elif isinstance(learner.objective.gate, Gated):
+    elif isinstance(run.spec.gate, Gated):
         scale, bias = part.learned["r_mag"].exp(), part.learned["b_mag"]
         f = (scale * (pre - part.b_enc) + bias).relu() * (pre > 0)
         on = (f > 0).float()
     else:
         f, on, t = pre.relu(), (pre > 0).float(), torch.zeros(1)
-    written, lengths = f @ part.w_dec + learner.b_dec, part.w_dec.norm(dim=1)
-    sites = len(learner.writes)
+    written, lengths = f @ part.w_dec + run.b_dec, part.w_dec.norm(dim=1)
+    sites = len(run.writes)
     n = len(x)
     dead = part.dead.nonzero()[:, 0]
     match term:
         case Reconstruction():
-            widths = learner.objective.prefixes or (part.w_dec.shape[0],)
-            return sum(((f[:, :w] @ part.w_dec[:w] + learner.b_dec - y) ** 2).sum() / n / sites for w in widths) / len(
+            widths = run.spec.prefixes or (part.w_dec.shape[0],)
+            return sum(((f[:, :w] @ part.w_dec[:w] + run.b_dec - y) ** 2).sum() / n / sites for w in widths) / len(
                 widths
             )
         case L1(lengths=times):
@@ -69,7 +69,7 @@ def dense(learner: Learner, batch, term):
         case GateL1():
             return pre.relu().sum() / n
         case GateReconstruction():
-            return ((pre.relu() @ part.w_dec.detach() + learner.b_dec.detach() - y) ** 2).sum() / n / sites
+            return ((pre.relu() @ part.w_dec.detach() + run.b_dec.detach() - y) ** 2).sum() / n / sites
         case AuxK(most=most):
             top = pre[:, dead].topk(min(most, len(dead)))
             straight = top.values + (top.values.relu() - top.values).detach()
@@ -98,21 +98,21 @@ CASES = [
 @pytest.mark.parametrize("kind", ["sae", "crosscoder"])
 @pytest.mark.parametrize("fires", [4.0, 25.0], ids=["sparse", "dense"])
 @pytest.mark.parametrize(("term", "changes"), CASES, ids=lambda case: type(case).__name__)
-def test_a_term_is_its_formula(objective, stream, kind, fires, term, changes):
-    made = objective(kind, **{"gate": JumpReLU(THRESHOLD, WIDTH)} | changes)
+def test_a_term_is_its_formula(spec, stream, kind, fires, term, changes):
+    made = spec(kind=kind, **{"gate": JumpReLU(THRESHOLD, WIDTH)} | changes)
     start = replace(made.start, fires=fires)
     batch = stream(32).draw()
     batch = {name: (rows - rows.mean(0)) / rows.var(0).sum().sqrt() for name, rows in batch.items()}
-    learner = Learner(replace(made, terms=((Ramp(1.0), term),), start=start, dead=Dead(10)), batch, 0)
-    learner.parts[0].silent[:7] = 11
+    run = TrainingRun(replace(made, terms=((Ramp(1.0), term),), start=start, dead=Dead(10)), batch)
+    run.parts[0].silent[:7] = 11
     with torch.no_grad():
-        learner.b_dec += torch.linspace(-0.1, 0.1, len(learner.b_dec))
-    found = term(learner(batch, 0))
-    wanted = dense(learner, batch, term)
+        run.b_dec += torch.linspace(-0.1, 0.1, len(run.b_dec))
+    found = term(run(batch, 0))
+    wanted = dense(run, batch, term)
     assert found.item() == pytest.approx(wanted.item(), rel=1e-5, abs=1e-7)
-    grads = torch.autograd.grad(found, learner.parameters(), allow_unused=True, retain_graph=True)
-    right = torch.autograd.grad(wanted, learner.parameters(), allow_unused=True, retain_graph=True)
-    for (name, parameter), mine, its in zip(learner.named_parameters(), grads, right, strict=True):
+    grads = torch.autograd.grad(found, run.parameters(), allow_unused=True, retain_graph=True)
+    right = torch.autograd.grad(wanted, run.parameters(), allow_unused=True, retain_graph=True)
+    for (name, parameter), mine, its in zip(run.named_parameters(), grads, right, strict=True):
         mine, its = (torch.zeros_like(parameter) if each is None else each for each in (mine, its))
         assert torch.allclose(mine, its, rtol=1e-4, atol=1e-5 * max(1.0, float(its.abs().max()))), name
 

@@ -1,16 +1,20 @@
-"""Patterns: where the kept entries of a token x latent matrix are, and products with such a matrix."""
+"""Patterns: where the kept entries of a token x latent matrix are, and products with such a matrix.
+
+The two products that training needs, `total` and `kept`, have gradients that visit only the entries of a pattern.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import final
+from typing import Any, final
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from glassworks.train.kernels.kernels import Kernels, Places
+from glassworks.train.kernels.kernels import Kernels
 
 
 @final
@@ -46,9 +50,9 @@ class Pattern:
         return torch.repeat_interleave(self.starts.diff(), output_size=len(self.indices))
 
     @cached_property
-    def turned(self) -> "tuple[Pattern, Int[Tensor, ' entry']]":
+    def transposed(self) -> "tuple[Pattern, Int[Tensor, ' entry']]":
         """The same with bags and rows exchanged, and its entries' numbers here."""
-        order, starts = self.kernels.turn(self.indices, self.rows)
+        order, starts = self.kernels.transpose(self.indices, self.rows)
         return Pattern(starts, self.positions[order], self.bags, self.kernels), order
 
     def split(self, widths: Sequence[int]) -> "Pattern":
@@ -68,29 +72,100 @@ class Pattern:
         """The matrix with these values, times rows.
 
         Args:
-            values: one an entry.
+            values: one per entry.
             rows: what is summed.
             out: add it there.
         """
         out = rows.new_zeros(self.bags, rows.shape[1]) if out is None else out
-        self.kernels.total(Places(self.starts, self.indices), values.contiguous(), rows.contiguous(), out)
+        self.kernels.total(self.starts, self.indices, values.contiguous(), rows.contiguous(), out)
         return out
 
-    def spread(
+    def total_transposed(
         self, values: Float[Tensor, " entry"], bags: Float[Tensor, "bag d"], out: Float[Tensor, "row d"] | None = None
     ) -> Float[Tensor, "row d"]:
-        """The matrix with these values, transposed, times bags.
-
-        Args:
-            values: one an entry.
-            bags: what is summed.
-            out: add it there.
-        """
-        turned, order = self.turned
-        return turned.total(values[order], bags, out)
+        """The matrix with these values, transposed, times bags; arguments as for `total`."""
+        transposed, order = self.transposed
+        return transposed.total(values[order], bags, out)
 
     def dots(self, bags: Float[Tensor, "bag d"], rows: Float[Tensor, "row d"]) -> Float[Tensor, " entry"]:
         """The entries of bags @ rows.T that the pattern keeps."""
-        turned, order = self.turned  # by row: there are fewer bags than rows, so the bags stay in the cache
-        found = self.kernels.dots(Places(turned.starts, turned.indices), rows.contiguous(), bags.contiguous())
-        return torch.empty_like(found).index_copy_(0, order, found)
+        by_row, order = self.transposed  # there are fewer bags than rows, so the bags stay in the cache
+        products = self.kernels.dots(by_row.starts, by_row.indices, rows.contiguous(), bags.contiguous())
+        return torch.empty_like(products).index_copy_(0, order, products)
+
+
+def total(values: Float[Tensor, " entry"], rows: Float[Tensor, "row d"], pattern: Pattern) -> Float[Tensor, "bag d"]:
+    """A sparse matrix times rows; gradients flow to both.
+
+    Args:
+        values: one per entry.
+        rows: what is summed.
+        pattern: where the entries are.
+    """
+    return _Total.apply(values, rows, pattern)  # pyright: ignore[reportReturnType]
+
+
+def kept(
+    x: Float[Tensor, "token d_in"],
+    w_enc: Float[Tensor, "latent d_in"],
+    b_enc: Float[Tensor, " latent"],
+    centre: Float[Tensor, " d_in"] | None,
+    entries: Sequence[tuple[Float[Tensor, " _"], Pattern]],
+) -> tuple[Float[Tensor, " _"], ...]:
+    """Some entries of (x - centre) @ w_enc.T + b_enc, whose values are known already; gradients flow to all four.
+
+    Args:
+        x: rows of activations.
+        w_enc: the encoder, one row per latent.
+        b_enc: its bias.
+        centre: subtracted from every row.
+        entries: values and where they are.
+    """
+    return _Kept.apply(x, w_enc, b_enc, centre, entries) if entries else ()  # pyright: ignore[reportReturnType]
+
+
+class _Total(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, rows: Tensor, pattern: Pattern) -> Tensor:
+        ctx.save_for_backward(values, rows)
+        ctx.pattern = pattern
+        return pattern.total(values, rows)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        values, rows = ctx.saved_tensors
+        of_values = ctx.pattern.dots(grad, rows) if ctx.needs_input_grad[0] else None
+        of_rows = ctx.pattern.total_transposed(values, grad) if ctx.needs_input_grad[1] else None
+        return of_values, of_rows, None
+
+
+class _Kept(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, w_enc: Tensor, b_enc: Tensor, centre: Tensor | None, kept: Sequence[tuple[Tensor, Pattern]]
+    ) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(x, w_enc, b_enc, centre)
+        ctx.patterns = [pattern for _, pattern in kept]
+        ctx.set_materialize_grads(False)
+        return tuple(values for values, _ in kept)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, w_enc, b_enc, centre = ctx.saved_tensors
+        used = [(grad, pattern) for grad, pattern in zip(grads, ctx.patterns, strict=True) if grad is not None]
+        of_b = torch.zeros_like(b_enc)
+        for grad, pattern in used:
+            of_b.index_add_(0, pattern.indices, grad)
+        of_x = of_w = None
+        if ctx.needs_input_grad[1]:
+            of_w, rows = torch.zeros_like(w_enc), x if centre is None else x - centre
+            for grad, pattern in used:
+                pattern.total_transposed(grad, rows, of_w)
+        if ctx.needs_input_grad[0]:
+            of_x = torch.zeros_like(x)
+            for grad, pattern in used:
+                pattern.total(grad, w_enc, of_x)
+        of_centre = -(of_b @ w_enc) if ctx.needs_input_grad[3] else None
+        return of_x, of_w, of_b, of_centre, None

@@ -1,6 +1,6 @@
 """Kernels for the processor, compiled by numba when first used (some seconds, then kept on disk).
 
-Tokens or latents are dealt out to as many threads as torch uses; each is summed by one thread in one order, so the
+Tokens or latents are divided among as many threads as torch uses; each is summed by one thread in one order, so the
 result does not depend on how many there are.
 """
 
@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from numba import njit
 from torch import Tensor
 
-from glassworks.train.kernels.kernels import Kernels, Places
+from glassworks.train.kernels.kernels import Kernels
 
 GROUPS = 256
 """A row's maxima are taken over so many strided groups: an instruction compares 16 groups at a time."""
@@ -72,7 +72,7 @@ def _maxima(row: np.ndarray, top: np.ndarray) -> None:
 
 @compiled
 def _reach(row: np.ndarray, least: Any, found: np.ndarray) -> Any:
-    """The places of numbers of at least so much, and how many; most runs of 64 have none, which a count says fast."""
+    """The places of numbers of at least `least`, and how many; most runs of 64 have none, which a count tells fast."""
     place = 0
     for start in range(0, row.shape[0], RUN):
         part, some = row[start : start + RUN], 0
@@ -135,7 +135,7 @@ def _ordered(bits: np.ndarray, keys: np.ndarray) -> None:
 
 
 @compiled
-def _turn(indices: np.ndarray, places: np.ndarray, order: np.ndarray) -> None:
+def _transpose(indices: np.ndarray, places: np.ndarray, order: np.ndarray) -> None:
     for entry in range(indices.shape[0]):
         row = indices[entry]
         order[places[row]] = entry
@@ -175,7 +175,7 @@ def _dots(
 
 
 @final
-class Jit(Kernels):
+class NumbaKernels(Kernels):
     """Kernels that numba compiles."""
 
     name: ClassVar[str] = "numba"
@@ -183,7 +183,7 @@ class Jit(Kernels):
     def largest(self, pre: Float[Tensor, "token latent"], k: int) -> Int[Tensor, "token k"]:
         """By the maxima of strided groups, at most k of which hold any of the k largest."""
         out = torch.zeros(len(pre), k, dtype=torch.long)  # numbers that are not finite may leave places unfilled
-        _deal(_largest, len(pre), _comparable(pre), k, max(min(GROUPS, pre.shape[1]), k), out.numpy())
+        _parallel(_largest, len(pre), _comparable(pre), k, max(min(GROUPS, pre.shape[1]), k), out.numpy())
         return out
 
     def above(
@@ -192,26 +192,28 @@ class Jit(Kernels):
         """In one pass, into memory that is only touched where something is found."""
         tokens, d_latent = pre.shape
         found, counts = np.empty(tokens * d_latent, np.int64), np.empty(tokens, np.int64)
-        pieces = _deal(_above, tokens, _comparable(pre), _comparable(_lower(floor, pre.dtype)), found, counts)
+        pieces = _parallel(_above, tokens, _comparable(pre), _comparable(_lower(floor, pre.dtype)), found, counts)
         places = [found[first * d_latent :][: counts[first:last].sum()] for first, last in pieces]
         return torch.from_numpy(counts), torch.from_numpy(np.concatenate(places))
 
-    def turn(self, indices: Int[Tensor, " entry"], rows: int) -> tuple[Int[Tensor, " entry"], Int[Tensor, " starts"]]:
+    def transpose(
+        self, indices: Int[Tensor, " entry"], rows: int
+    ) -> tuple[Int[Tensor, " entry"], Int[Tensor, " starts"]]:
         """By counting."""
         starts = torch.zeros(rows + 1, dtype=torch.long)
         torch.cumsum(torch.bincount(indices, minlength=rows), 0, out=starts[1:])
         order = torch.empty_like(indices)
-        _turn(indices.numpy(), starts[:-1].clone().numpy(), order.numpy())
+        _transpose(indices.numpy(), starts[:-1].clone().numpy(), order.numpy())
         return order, starts
 
-    def total(self, at: Places, values: Tensor, rows: Float[Tensor, "row d"], out: Float[Tensor, "bag d"]) -> None:
+    def total(self, starts: Tensor, indices: Tensor, values: Tensor, rows: Tensor, out: Tensor) -> None:
         """Row by row onto a bag that stays in the cache."""
-        _deal(_total, len(out), at.starts.numpy(), at.indices.numpy(), values.numpy(), rows.numpy(), out.numpy())
+        _parallel(_total, len(out), starts.numpy(), indices.numpy(), values.numpy(), rows.numpy(), out.numpy())
 
-    def dots(self, at: Places, bags: Float[Tensor, "bag d"], rows: Float[Tensor, "row d"]) -> Float[Tensor, " entry"]:
+    def dots(self, starts: Tensor, indices: Tensor, bags: Tensor, rows: Tensor) -> Float[Tensor, " entry"]:
         """Row by row against a bag that stays in the cache."""
-        out = rows.new_empty(len(at.indices))
-        _deal(_dots, len(bags), at.starts.numpy(), at.indices.numpy(), bags.numpy(), rows.numpy(), out.numpy())
+        out = rows.new_empty(len(indices))
+        _parallel(_dots, len(bags), starts.numpy(), indices.numpy(), bags.numpy(), rows.numpy(), out.numpy())
         return out
 
 
@@ -236,7 +238,7 @@ def _threads(count: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(count, thread_name_prefix="glassworks")
 
 
-def _deal(kernel: Callable[..., None], count: int, *arguments: Any) -> list[tuple[int, int]]:
+def _parallel(kernel: Callable[..., None], count: int, *arguments: Any) -> list[tuple[int, int]]:
     """Run a kernel on ranges that together are 0 to count, at the same time, and say which."""
     threads = torch.get_num_threads()
     pieces = 1 if threads == 1 else threads * PIECES

@@ -5,9 +5,8 @@ import torch
 from torch import Tensor
 
 from glassworks.errors import BadInput
-from glassworks.train.codes import encode
 from glassworks.train.kernels import kernels, named
-from glassworks.train.touches import LargestOfBatch, Warm
+from glassworks.train.selection import LargestOfBatch, LastCut, encode
 
 
 def rows(kind: str, tokens: int, latents: int) -> Tensor:
@@ -36,7 +35,7 @@ def test_choices_are_those_of_torch(kind: str, latents: int, k: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["numba", "torch"])
-def test_numbers_that_are_none_do_no_harm(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_values_that_are_not_finite_do_no_harm(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GLASSWORKS_KERNELS", name)
     for share in (0.01, 0.5, 1.0):
         pre = torch.randn(20, 600).masked_fill(torch.rand(20, 600) < share, torch.nan)
@@ -45,10 +44,10 @@ def test_numbers_that_are_none_do_no_harm(name: str, monkeypatch: pytest.MonkeyP
         assert indices.max() < 600
         counts, found = named(name).above(pre, torch.zeros(600))
         assert int(counts.sum()) == len(found) == int((pre > 0).sum())
-    warm = Warm()
-    encode(torch.full((20, 8), torch.nan), torch.randn(600, 8), torch.zeros(600), [LargestOfBatch(3, warm)])
-    (codes,) = encode(torch.randn(20, 8), torch.randn(600, 8), torch.zeros(600), [LargestOfBatch(3, warm)])
-    assert len(codes.pre) == 60
+    cut = LastCut()
+    encode(torch.full((20, 8), torch.nan), torch.randn(600, 8), torch.zeros(600), [LargestOfBatch(3, cut)])
+    (selected,) = encode(torch.randn(20, 8), torch.randn(600, 8), torch.zeros(600), [LargestOfBatch(3, cut)])
+    assert len(selected.pre) == 60
 
 
 def test_kernels_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,11 +5,10 @@ from typing import Any, ClassVar, final
 
 import triton
 import triton.language as tl
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from glassworks.train.kernels.kernels import Kernels, Places
-from glassworks.train.kernels.plain import Plain
+from glassworks.train.kernels.kernels import Kernels
 
 WIDE = 1024
 """The largest tile of columns."""
@@ -49,37 +48,20 @@ def _dots(starts, indices, bags, rows, out, width, tile: tl.constexpr):  # pyrig
 
 
 @final
-class Tiles(Kernels):
+class TritonKernels(Kernels):
     """Kernels that Triton compiles; choosing is left to torch, which does it well on a GPU."""
 
     name: ClassVar[str] = "triton"
 
-    def __init__(self) -> None:
-        self.plain = Plain()
-
-    def largest(self, pre: Float[Tensor, "token latent"], k: int) -> Int[Tensor, "token k"]:
-        """By torch's own selection."""
-        return self.plain.largest(pre, k)
-
-    def above(
-        self, pre: Float[Tensor, "token latent"], floor: Float[Tensor, " latent"]
-    ) -> tuple[Int[Tensor, " token"], Int[Tensor, " entry"]]:
-        """By a mask."""
-        return self.plain.above(pre, floor)
-
-    def turn(self, indices: Int[Tensor, " entry"], rows: int) -> tuple[Int[Tensor, " entry"], Int[Tensor, " starts"]]:
-        """By a stable sort."""
-        return self.plain.turn(indices, rows)
-
-    def total(self, at: Places, values: Tensor, rows: Float[Tensor, "row d"], out: Float[Tensor, "bag d"]) -> None:
+    def total(self, starts: Tensor, indices: Tensor, values: Tensor, rows: Tensor, out: Tensor) -> None:
         """A bag's tile stays in registers while its rows pass."""
         width, tile = rows.shape[1], _tile(rows.shape[1])
-        _total[(len(out), triton.cdiv(width, tile))](at.starts, at.indices, values, rows, out, width, tile)
+        _total[(len(out), triton.cdiv(width, tile))](starts, indices, values, rows, out, width, tile)
 
-    def dots(self, at: Places, bags: Float[Tensor, "bag d"], rows: Float[Tensor, "row d"]) -> Float[Tensor, " entry"]:
+    def dots(self, starts: Tensor, indices: Tensor, bags: Tensor, rows: Tensor) -> Float[Tensor, " entry"]:
         """A program goes through the entries of one bag."""
-        out = rows.new_empty(len(at.indices))
-        _dots[(len(bags),)](at.starts, at.indices, bags, rows, out, rows.shape[1], _tile(rows.shape[1]))
+        out = rows.new_empty(len(indices))
+        _dots[(len(bags),)](starts, indices, bags, rows, out, rows.shape[1], _tile(rows.shape[1]))
         return out
 
 

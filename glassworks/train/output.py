@@ -1,8 +1,7 @@
-"""Attempts: what a coder in training made of a batch, part by part; all that a loss term sees.
+"""What a coder in training makes of a batch, part by part: all that a loss term sees.
 
 A coder is a sum of parts. Each reads some sites side by side with one matrix and writes some sites side by side
-with another, so that an SAE, a crosscoder and one layer of a CLT are the same code. This module must not know how
-an attempt is made nor what it costs.
+with another, so that an SAE, a crosscoder and one layer of a CLT are the same code.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -14,15 +13,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from glassworks.sites import Site
-from glassworks.train.codes import Codes
-from glassworks.train.touches import Warm
+from glassworks.train.selection import LastCut, Selected
 
 Batch = Mapping[str, Float[Tensor, "token d"]]
 """Site name -> scaled rows; the rows of all sites belong to the same tokens."""
 
 
 @final
-class Part(nn.Module):
+class CoderPart(nn.Module):
     """One encoder matrix and one decoder matrix, and what training must remember of their latents.
 
     Args:
@@ -30,7 +28,7 @@ class Part(nn.Module):
         writes: the sites that it helps to write, side by side.
         weights: `w_enc (latent, d_in)`, `b_enc (latent)`, `w_dec (latent, d_out)`, perhaps `w_skip (d_in, d_out)`.
         learned: the gate's parameters.
-        patience: a latent is dead after so many tokens without it.
+        dead_window: a latent is dead after so many tokens without it.
     """
 
     w_enc: Any
@@ -46,10 +44,10 @@ class Part(nn.Module):
         writes: Sequence[Site],
         weights: Mapping[str, Tensor],
         learned: Mapping[str, Tensor],
-        patience: int,
+        dead_window: int,
     ) -> None:
         super().__init__()
-        self.reads, self.writes, self.patience, self.warm = tuple(reads), tuple(writes), patience, Warm()
+        self.reads, self.writes, self.dead_window, self.cut = tuple(reads), tuple(writes), dead_window, LastCut()
         for name in ("w_enc", "b_enc", "w_dec", "w_skip"):
             self.register_parameter(name, nn.Parameter(weights[name]) if name in weights else None)
         self._learned = nn.ParameterDict({name: nn.Parameter(value) for name, value in learned.items()})
@@ -68,8 +66,8 @@ class Part(nn.Module):
 
     @property
     def dead(self) -> Bool[Tensor, " latent"]:
-        """Which latents have been silent for longer than the patience."""
-        return self.silent > self.patience
+        """Which latents have been silent for longer than the dead-latent window."""
+        return self.silent > self.dead_window
 
     def joined(self, batch: Batch) -> Float[Tensor, "token d_in"]:
         """What it reads, side by side."""
@@ -78,37 +76,37 @@ class Part(nn.Module):
 
 @final
 @dataclass(frozen=True, eq=False)
-class Share:
-    """What one part contributed to an attempt.
+class PartOutput:
+    """What one part made of a batch.
 
     Attributes:
-        part: whose it is.
-        columns: which columns of the target the part helps to write.
+        part: the part.
+        columns: which columns of the target it helps to write.
         read: what it read, side by side.
-        codes: the pre-activations that its gate touched.
+        selected: the pre-activations that its gate selects.
         values: its activations, as entries.
         on: 1 where a latent is on, as entries, with the gate's gradient.
-        asked: the further pre-activations that loss terms asked for, by the term.
+        extra: the further pre-activations that loss terms need, by the term.
     """
 
-    part: Part
+    part: CoderPart
     columns: slice
     read: Float[Tensor, "token d_in"]
-    codes: Codes
+    selected: Selected
     values: Tensor
     on: Tensor
-    asked: Mapping[Hashable, Codes]
+    extra: Mapping[Hashable, Selected]
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class Attempt:
-    """What a coder made of some rows, everything in its scaled units.
+class CoderOutput:
+    """What a coder made of a batch, everything in its scaled units.
 
     Attributes:
         target: what it should write, all sites side by side.
         nested: what it wrote, once for each Matryoshka prefix; the last is all of it.
-        shares: what its parts contributed.
+        parts: what its parts made.
         bias: what it writes with all latents silent.
         sites: how many sites it writes.
         step: steps done before.
@@ -116,7 +114,7 @@ class Attempt:
 
     target: Float[Tensor, "token d_out"]
     nested: Float[Tensor, "prefix token d_out"]
-    shares: list[Share]
+    parts: list[PartOutput]
     bias: Float[Tensor, " d_out"]
     sites: int
     step: int = 0
