@@ -1,0 +1,77 @@
+"""Experiments: cases x interventions x metrics -> a table with controls and intervals.
+
+Experiment(model, cases, interventions, metrics, controls).run() -> Table
+"""
+
+from glassworks.experiments.cases import Batch, Case, kl_divergence
+from glassworks.experiments.controls import (
+    Control,
+    active_features,
+    matched_features,
+    other_features,
+    random_directions,
+    shuffled_labels,
+)
+from glassworks.experiments.experiment import Experiment
+from glassworks.experiments.interventions import (
+    Clean,
+    Coders,
+    Constant,
+    Edits,
+    Intervention,
+    Logits,
+    Patch,
+    SourcePrompt,
+    doses,
+    replacing,
+)
+from glassworks.experiments.metrics import (
+    Metric,
+    exact_match,
+    fvu,
+    judged,
+    kl,
+    l0,
+    logit_difference,
+    loss,
+    probability,
+    projection,
+)
+from glassworks.experiments.table import Table
+from glassworks.stats import Correlation, Estimate
+
+__all__ = [
+    "Batch",
+    "Case",
+    "Clean",
+    "Coders",
+    "Constant",
+    "Control",
+    "Correlation",
+    "Edits",
+    "Estimate",
+    "Experiment",
+    "Intervention",
+    "Logits",
+    "Metric",
+    "Patch",
+    "SourcePrompt",
+    "Table",
+    "active_features",
+    "doses",
+    "exact_match",
+    "fvu",
+    "judged",
+    "kl",
+    "kl_divergence",
+    "l0",
+    "logit_difference",
+    "loss",
+    "matched_features",
+    "other_features",
+    "probability",
+    "projection",
+    "random_directions",
+    "replacing",
+    "shuffled_labels",
+]
