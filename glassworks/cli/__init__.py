@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 
 from glassworks import __version__
-from glassworks.cli.ablate import ablate
 from glassworks.cli.attention import attention
 from glassworks.cli.check import check as check_graph
 from glassworks.cli.compare import compare
+from glassworks.cli.editing import ablate, steer, sweep
 from glassworks.cli.evaluate import evaluate
 from glassworks.cli.export import export
 from glassworks.cli.harvest import harvest
@@ -22,7 +22,6 @@ from glassworks.cli.patch import patch
 from glassworks.cli.scope import scope, verify
 from glassworks.cli.serve import serve
 from glassworks.cli.smallworld import build, check
-from glassworks.cli.steer import steer, sweep
 from glassworks.cli.summary import summary
 from glassworks.cli.trace import trace
 from glassworks.cli.train import train

@@ -1,137 +1,151 @@
-"""What the commands that edit share: their options, what a user picks, and where results go."""
+"""`glassworks steer`, `sweep` and `ablate`: change features, directions, heads or sites, and show what comes of it."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, final
 
 import typer
 
-from glassworks.cli.options import lines_of, write_page
+from glassworks.cli.options import Json, Model, held_out_texts, lines_of, show, spread, status, write_page
 from glassworks.errors import BadInput, NotFound
 
 if TYPE_CHECKING:
-    from glassworks.coders import Scope
+    from glassworks import coders
     from glassworks.edits import Edit, FeatureRef, Outcome
-    from glassworks.models import Model
+    from glassworks.models import Model as LoadedModel
 
-TEXTS, SEED = 24, 1001
-
-Scoped = Annotated[str | None, typer.Option("--scope", "-s", help="The scope; the embedded model's own if unset.")]
-Feature = Annotated[list[str] | None, typer.Option("--feature", "-f", help="CODER/INDEX, as mlp_in.2/17; repeatable.")]
-Find = Annotated[str | None, typer.Option(help="Features whose label holds this text, the most active ones first.")]
-Like = Annotated[list[str] | None, typer.Option(help="Prompts whose features are wanted; repeatable.")]
-Unlike = Annotated[list[str] | None, typer.Option(help="Prompts to compare those with; the prompt itself if unset.")]
-Most = Annotated[int, typer.Option(help="Features: of --find in all; of --like per coder and token.", min=1)]
-Last = Annotated[int | None, typer.Option(help="Of --like, how many of the last tokens; all if equally many.", min=1)]
-Layers = Annotated[list[int] | None, typer.Option("--layer", help="Only coders of these layers; repeatable.")]
-Along = Annotated[str | None, typer.Option("--direction", help="FILE:SITE, a vector in .npy or .safetensors.")]
-Where = Annotated[str, typer.Option(help="all, prompt, generated, last, 3,-1 (positions), or text:PART of the prompt.")]
-Effect = Annotated[str, typer.Option(help="What stays frozen: total, attention, attention+norms, direct.")]
-Reference = Annotated[Path | None, typer.Option(help="Text file, one text a line, to measure side effects on.")]
+TEXTS = 24
 Chat = Annotated[bool, typer.Option("--chat", help="The prompts are a user's messages to a chat model.")]
+Unit = Annotated[
+    str, typer.Option(help="Of the amount: absolute, max (the feature's on its corpus), norm (the stream's).")
+]
+SetTo = Annotated[bool, typer.Option("--set", help="Set activations to the amount, not add it.")]
 Stored = Annotated[Path | None, typer.Option("--edits", help="A file of edits that act first, as --save writes it.")]
 Save = Annotated[Path | None, typer.Option(help="Write the edits to this JSON file.")]
-Page = Annotated[Path | None, typer.Option(help="Write an HTML page.")]
 Tokens = Annotated[int, typer.Option(help="How far to continue the prompt.", min=0)]
 
 
 @final
 @dataclass(frozen=True)
-class Setting:
-    """What is edited: the model, its scope or None, the prompt as the model reads it, and other text."""
+class Options:
+    """The options of all three commands, and what they name, opened when it is first needed."""
 
-    model: "Model"
-    scope: "Scope | None"
-    prompt: str
-    texts: list[str]
+    prompt: Annotated[str, typer.Argument(help="The prompt.")]
+    feature: Annotated[
+        list[str] | None, typer.Option("--feature", "-f", help="CODER/INDEX, as mlp_in.2/17; repeatable.")
+    ] = None
+    find: Annotated[
+        str | None, typer.Option(help="Features whose label holds this text, the most active ones first.")
+    ] = None
+    like: Annotated[list[str] | None, typer.Option(help="Prompts whose features are wanted; repeatable.")] = None
+    unlike: Annotated[
+        list[str] | None, typer.Option(help="Prompts to compare those with; the prompt itself if unset.")
+    ] = None
+    most: Annotated[int, typer.Option(help="Features: of --find in all; of --like per coder and token.", min=1)] = 8
+    last: Annotated[
+        int | None, typer.Option(help="Of --like, how many of the last tokens; all if equally many.", min=1)
+    ] = None
+    layer: Annotated[list[int] | None, typer.Option("--layer", help="Only coders of these layers; repeatable.")] = None
+    direction: Annotated[str | None, typer.Option(help="FILE:SITE, a vector in .npy or .safetensors.")] = None
+    where: Annotated[
+        str, typer.Option(help="all, prompt, generated, last, 3,-1 (positions), or text:PART of the prompt.")
+    ] = "all"
+    effect: Annotated[str, typer.Option(help="What stays frozen: total, attention, attention+norms, direct.")] = "total"
+    model: Model = "smallworld"
+    scope: Annotated[
+        str | None, typer.Option("--scope", "-s", help="The scope; the embedded model's own if unset.")
+    ] = None
+    chat: Chat = False
+    reference: Annotated[Path | None, typer.Option(help="Text file, one text a line, to measure side effects on.")] = (
+        None
+    )
+    page: Annotated[Path | None, typer.Option(help="Write an HTML page.")] = None
+    as_json: Json = False
 
-    @classmethod
-    def of(cls, model: str, scope: str | None, prompt: str, chat: bool, reference: Path | None) -> "Setting":
-        """Open what was named."""
-        from glassworks import hub
-        from glassworks.coders import load_scope
+    @cached_property
+    def loaded(self) -> "LoadedModel":
+        """The model."""
         from glassworks.models import load_model
 
-        name = scope or (model if model in (*hub.ALIASES, *hub.embedded("scope")) else None)
-        texts = None if reference is None else [line for line in lines_of(reference) if line.strip()]
-        loaded = load_model(model)
-        found = None if name in (None, "none") else load_scope(str(name))
-        return cls(loaded, found, worded(loaded, prompt, chat), _world(loaded) if texts is None else texts)
+        return load_model(self.model)
+
+    @cached_property
+    def coders(self) -> "coders.Scope | None":
+        """The scope; None where there is none."""
+        from glassworks import hub
+        from glassworks.coders import load_scope
+
+        own = self.model if self.model in (*hub.ALIASES, *hub.embedded("scope")) else "none"
+        name = self.scope or own
+        return None if name == "none" else load_scope(name)
 
     @property
-    def coders(self) -> "Scope":
+    def needed_coders(self) -> "coders.Scope":
         """The scope; NotFound where there is none."""
-        if self.scope is None:
-            raise NotFound(f"The model {self.model.name} brings no scope; give --scope with a folder or owner/name.")
-        return self.scope
+        if self.coders is None:
+            raise NotFound(f"The model {self.loaded.name} brings no scope; give --scope with a folder or owner/name.")
+        return self.coders
 
-    @property
-    def reference(self) -> Any:
-        """The other text, for units and means; None where there is none."""
-        from glassworks.edits import Reference as Measured
+    @cached_property
+    def text(self) -> str:
+        """The prompt as the model reads it."""
+        return chat_prompt(self.loaded, self.prompt, self.chat)
 
-        return Measured(self.model, self.texts) if self.texts else None
+    @cached_property
+    def texts(self) -> list[str]:
+        """Other text: the reference's, or held-out text of the small world for the models that learned it."""
+        if self.reference is None:
+            return list(islice(held_out_texts(self.loaded), TEXTS))
+        return [line for line in lines_of(self.reference) if line.strip()]
 
-    def where(self, text: str) -> Any:
-        """Read a place as a user writes it."""
-        from glassworks.edits import Span
+    @cached_property
+    def shared(self) -> dict[str, Any]:
+        """Arguments of every function that makes an edit."""
+        from glassworks.edits import Reference, Span
 
-        if text.startswith("text:"):
-            return Span.of(self.prompt, text.removeprefix("text:"))
-        numbers = text.split(",")
-        if all(each.strip().removeprefix("-").isdecimal() for each in numbers):
-            return [int(each) for each in numbers]
-        return text
+        where: Any = self.where
+        if where.startswith("text:"):
+            where = Span.of(self.text, where.removeprefix("text:"))
+        elif all(number.strip().removeprefix("-").isdecimal() for number in where.split(",")):
+            where = [int(number) for number in where.split(",")]
+        return {"where": where, "effect": self.effect,
+                "reference": Reference(self.loaded, self.texts) if self.texts else None}  # fmt: skip
 
-    def names(self, layers: Sequence[int] | None) -> list[str]:
-        """The coders that stand in for the MLPs, of some layers or all."""
-        scope = self.coders
-        chosen = [name for name in scope.replacement if not layers or scope[name].reads[0].layer in layers]
-        if not chosen:
-            raise NotFound(f"The scope {scope.name} has no coders in place of MLPs in the layers {layers}.")
-        return chosen
+    @cached_property
+    def coder_names(self) -> list[str]:
+        """The coders that replace the MLPs, of some layers or all."""
+        scope = self.needed_coders
+        names = [name for name in scope.replacement if not self.layer or scope[name].reads[0].layer in self.layer]
+        if not names:
+            raise NotFound(f"The scope {scope.name} has no coders that replace MLPs in the layers {self.layer}.")
+        return names
 
-
-@final
-@dataclass(frozen=True)
-class Picks:
-    """What a user picked to be changed.
-
-    Attributes:
-        feature: features as text.
-        find: a part of labels.
-        like: prompts whose features are wanted.
-        unlike: prompts to compare those with.
-        most: how many features.
-        last: how many of the last tokens prompts are compared at.
-        layers: whose coders.
-        along: file and site of a direction.
-        where: at which tokens.
-        chat: whether prompts are messages.
-    """
-
-    feature: list[str] | None
-    find: str | None
-    like: list[str] | None
-    unlike: list[str] | None
-    most: int
-    last: int | None
-    layers: list[int] | None
-    along: str | None
-    where: str
-    chat: bool
-
-    def features(self, setting: Setting) -> "list[FeatureRef]":
-        """Those that were named, and those whose label holds the text."""
+    @cached_property
+    def features(self) -> "list[FeatureRef]":
+        """The features that were named, and those whose label holds the text of --find."""
         from glassworks.edits import FeatureRef
 
-        named = [FeatureRef.parse(each) for each in self.feature or ()]
-        return list(dict.fromkeys([*named, *(self._found(setting, self.find) if self.find else ())]))
+        refs = [FeatureRef.parse(text) for text in self.feature or ()]
+        if not self.find:
+            return list(dict.fromkeys(refs))
+        scope, hits = self.needed_coders, []
+        for name in self.coder_names:
+            coder, site = scope[name], scope[name].reads[0]
+            active = coder.encode(self.loaded.capture(self.text, [site])[site.name]).dense().detach().amax(0)
+            for index, label in enumerate(scope.labels.get(name, [])):
+                if self.find.casefold() in label.casefold():
+                    hits.append((float(active[index]), FeatureRef(name, None, index)))
+        if not hits:
+            raise NotFound(f"No label of the scope {scope.name} holds the text {self.find!r}.")
+        hits = sorted(hits, key=lambda hit: -hit[0])[: self.most]
+        return list(dict.fromkeys([*refs, *(ref for _, ref in hits)]))
 
-    def contrast(self, setting: Setting) -> Any:
-        """What sets the prompts that are wanted apart; None where none was given."""
+    @cached_property
+    def contrast(self) -> Any:
+        """What sets the prompts of --like apart; None where none was given."""
         from glassworks.edits import contrast
 
         if not self.like:
@@ -139,40 +153,130 @@ class Picks:
                 raise BadInput("--unlike compares with the prompts of --like; give those too.")
             return None
         like, unlike = (
-            [worded(setting.model, each, self.chat) for each in kind or ()] for kind in (self.like, self.unlike)
+            [chat_prompt(self.loaded, prompt, self.chat) for prompt in kind or ()] for kind in (self.like, self.unlike)
         )
-        names = setting.names(self.layers)
-        many = {"most": self.most, "last": self.last, "coders": names}
-        return contrast(setting.model, setting.coders, like, unlike or [setting.prompt], **many)
+        names = self.coder_names
+        options = {"most": self.most, "last": self.last, "coders": names}
+        return contrast(self.loaded, self.needed_coders, like, unlike or [self.text], **options)
 
-    def direction(self) -> Any:
-        """Site and vector; None where no direction was given."""
+    @cached_property
+    def vector(self) -> Any:
+        """Site and vector of --direction; None where none was given."""
         from glassworks.circuits import read_direction
 
-        if not self.along:
+        if not self.direction:
             return None
-        file, colon, site = self.along.rpartition(":")
+        file, colon, site = self.direction.rpartition(":")
         if not colon:
-            raise BadInput(f"A direction is written FILE:SITE, probe.npy:resid_post.2; got {self.along!r}.")
+            raise BadInput(f"A direction is written FILE:SITE, probe.npy:resid_post.2; got {self.direction!r}.")
         return site, read_direction(file)
 
-    def _found(self, setting: Setting, text: str) -> "list[FeatureRef]":
-        from glassworks.edits import FeatureRef
+    def apply(self, made: "Sequence[Edit]", stored: Path | None, tokens: int, save: Path | None) -> "Outcome":
+        """The outcome of the edits of a file and these, with its files written; BadInput where there are no edits."""
+        from glassworks.edits import load_edits, outcome, outcome_page, save_edits
 
-        scope, hits = setting.coders, []
-        for name in setting.names(self.layers):
-            labels = scope.labels.get(name, [])
-            mine = [index for index, label in enumerate(labels) if text.casefold() in label.casefold()]
-            coder = scope[name]
-            site = coder.reads[0]
-            seen = coder.encode(setting.model.capture(setting.prompt, [site])[site.name]).dense().detach().amax(0)
-            hits += [(float(seen[index]), FeatureRef(name, None, index)) for index in mine]
-        if not hits:
-            raise NotFound(f"No label of the scope {scope.name} holds the text {text!r}.")
-        return [ref for _, ref in sorted(hits, key=lambda hit: -hit[0])[: self.most]]
+        edits = [*(load_edits(stored, self.loaded, self.coders) if stored else ()), *made]
+        _check_some(edits)
+        result = outcome(self.loaded, self.text, edits, reference=self.texts, new_tokens=tokens)
+        if save is not None:
+            save_edits(save, edits, self.loaded, self.coders)
+        if self.page is not None:
+            write_page(self.page, outcome_page(result))
+        return result
+
+    def print(self, result: "Outcome", save: Path | None) -> None:
+        """Print an outcome and the files that were written."""
+        files = {name: str(file) for name, file in (("saved", save), ("page", self.page)) if file is not None}
+        show(result, self.as_json, **({"files": files} if self.as_json else files))
 
 
-def worded(model: "Model", text: str, chat: bool) -> str:
+@spread
+def steer(
+    options: Options,
+    by: Annotated[float, typer.Option(help="How much is added; of --like, how far to go there.")] = 1.0,
+    unit: Unit = "absolute",
+    to: SetTo = False,
+    tokens: Tokens = 20,
+    edits: Stored = None,
+    save: Save = None,
+) -> None:
+    """Add to features, or along a direction, and show what the model says then."""
+    with status("Steering ..."):
+        made = _dose_maker(options, unit, to)(by)
+        result = options.apply(made, edits, tokens, save)
+    options.print(result, save)
+
+
+@spread
+def sweep(
+    options: Options,
+    amounts: Annotated[str, typer.Option(help="The doses, separated by commas.")] = "-2,-1,0,1,2,4",
+    watch: Annotated[list[str] | None, typer.Option(help="A token whose probability is shown; repeatable.")] = None,
+    unit: Unit = "absolute",
+    to: SetTo = False,
+    tokens: Tokens = 12,
+) -> None:
+    """Steer in several amounts: how the answer follows the dose, and what each dose does to other text."""
+    with status("Steering ..."):
+        from glassworks.edits import doses, doses_page
+
+        make = _dose_maker(options, unit, to)
+        try:
+            numbers = [float(number) for number in amounts.split(",")]
+        except ValueError as error:
+            raise BadInput(f"The amounts {amounts!r} are not numbers separated by commas, as in 0,1,2.") from error
+        edits = make(numbers[-1])
+        _check_some(edits)
+        words, model = "; ".join(map(str, edits)), options.loaded
+        result = doses(
+            model, options.text, make, numbers, watch=watch or (), reference=options.texts, new_tokens=tokens
+        )
+        if options.page is not None:
+            write_page(options.page, doses_page(options.text, words, result))
+    rows = [dose.plain() if options.as_json else dose.row() for dose in result]
+    facts = {"model": model.name, "prompt": options.text, "edits": words, "doses": rows}
+    show(facts | ({"page": str(options.page)} if options.page else {}), options.as_json)
+
+
+@spread
+def ablate(
+    options: Options,
+    head: Annotated[list[str] | None, typer.Option(help="LAYER.HEAD, as 2.3; repeatable.")] = None,
+    site: Annotated[list[str] | None, typer.Option(help="A whole site, as mlp_out.2; repeatable.")] = None,
+    to: Annotated[str, typer.Option(help="zero, mean (of other text), or resample (from other text).")] = "zero",
+    error: Annotated[str, typer.Option(help="keep or drop what the coders do not explain.")] = "keep",
+    tokens: Tokens = 20,
+    edits: Stored = None,
+    save: Save = None,
+) -> None:
+    """Silence features (what --like prompts have and --unlike ones lack), heads or sites; project out a direction."""
+    with status("Ablating ..."):
+        from glassworks.edits import FeatureRef, Heads, Whole, project_out
+        from glassworks.edits import ablate as ablation
+        from glassworks.sites import Site
+
+        shared, made, contrast = options.shared, [], options.contrast
+        rising = [] if contrast is None else [FeatureRef(ref.coder_id, None, ref.index) for ref in contrast.rising]
+        refs = list(dict.fromkeys([*options.features, *rising]))
+        if refs:
+            made.append(ablation(refs, options.needed_coders, to, error=error, **shared))
+        if options.vector:
+            place, vector = options.vector
+            made.append(project_out(place, vector, shared["where"], effect=options.effect))
+        targets: list[Any] = [Whole(Site.parse(name)) for name in site or ()]
+        heads = []
+        for text in head or ():
+            layer, dot, number = text.partition(".")
+            if not (dot and layer.isdecimal() and number.isdecimal()):
+                raise BadInput(f"A head is written LAYER.HEAD, as 2.3; got {text!r}.")
+            heads.append((int(layer), int(number)))
+        targets += [Heads(tuple(heads))] if heads else []
+        made += [ablation(target, None, to, **shared) for target in targets]
+        result = options.apply(made, edits, tokens, save)
+    options.print(result, save)
+
+
+def chat_prompt(model: "LoadedModel", text: str, chat: bool) -> str:
     """A prompt as the model reads it; a chat model's template is put around a message."""
     if not chat:
         return text
@@ -183,55 +287,31 @@ def worded(model: "Model", text: str, chat: bool) -> str:
     return whole.removeprefix(model.tokenizer.bos_token or "")
 
 
-def stored_first(file: Path | None, setting: Setting, edits: "Sequence[Edit]") -> "list[Edit]":
-    """The edits of a file, and then these; BadInput where there are none at all."""
-    from glassworks.edits import load_edits
-
-    together = [*(load_edits(file, setting.model, setting.scope) if file else ()), *edits]
-    if not together:
+def _check_some(edits: "Sequence[Edit]") -> None:
+    if not edits:
         raise BadInput("Nothing is to be changed; pick with --feature, --find, --like, --direction or --edits.")
-    return together
 
 
-def written(
-    setting: Setting, edits: "Sequence[Edit]", save: Path | None, page: Path | None, html: str
-) -> dict[str, str]:
-    """Write what was asked for; name -> file."""
-    from glassworks.edits import save_edits
+def _dose_maker(options: Options, unit: str, to: bool) -> "Callable[[float], list[Edit]]":
+    """A function that makes the edits of an amount."""
+    from glassworks.edits import add_features, add_vector, set_features
 
-    if save is not None:
-        save_edits(save, edits, setting.model, setting.scope)
-    if page is not None:
-        write_page(page, html)
-    return {name: str(file) for name, file in (("saved", save), ("page", page)) if file is not None}
+    shared, refs, contrast, vector = options.shared, options.features, options.contrast, options.vector
+    if to and (contrast or vector):
+        raise BadInput("--set is for --feature and --find; --like and --direction are added.")
+    if contrast and (unit, options.where) != ("absolute", "all"):
+        raise BadInput("--like says itself how much and where; leave --unit and --where out.")
 
+    def make(amount: float) -> "list[Edit]":
+        edits = []
+        if refs:
+            change = set_features if to else add_features
+            edits.append(change(refs, amount, options.needed_coders, unit=unit, **shared))
+        if contrast:
+            moved = [amount * change for change in contrast.change]
+            edits.append(add_features(list(contrast.refs), moved, options.needed_coders, effect=options.effect))
+        if vector:
+            edits.append(add_vector(*vector, by=amount, unit=unit, **shared))
+        return edits
 
-def tell(found: "Outcome", files: dict[str, str], as_json: bool) -> None:
-    """Print an outcome."""
-    from glassworks.cli.options import show
-
-    if as_json:
-        print(json.dumps(found.plain() | {"files": files}, ensure_ascii=False))
-        return
-    rows = [
-        {"token": repr(each.token), "clean": each.clean, "edited": each.edited, "logit change": each.logit}
-        for each in found.choices
-    ]
-    facts: dict[str, Any] = {"edits": "; ".join(found.edits), "next token": rows, "KL": found.kl[-1]}
-    if found.clean_text or found.edited_text:
-        facts |= {"clean": found.clean_text, "edited": found.edited_text}
-    other = found.off_target
-    if other is not None:
-        facts["other text"] = f"KL {other.kl:.3g} when every token is edited, loss {other.clean_loss:.3g}"
-        facts["other text"] += f" -> {other.edited_loss:.3g}"
-    show(facts | files, as_json)
-
-
-def _world(model: "Model") -> list[str]:
-    """Held-out text of the small world, for the models that learned it; of other models nothing is known."""
-    from glassworks import hub, smallworld
-
-    if model.name not in (*hub.ALIASES, *hub.embedded()):
-        return []
-    stream = smallworld.stream(SEED, 0, "held_out")
-    return [next(stream).text for _ in range(TEXTS)]
+    return make

@@ -1,12 +1,12 @@
 """`glassworks evaluate`: how faithful and how sparse the coders of a scope are, on text or on stored activations."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from glassworks.cli.options import Json, show, write_page
+from glassworks.cli.options import Json, held_out_texts, show, status, write_page
 from glassworks.errors import BadInput, NotFound, nearest
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 TOKENS = 50_000
 FIGURES = ("l0", "fvu", "median", "cosine", "dead", "dense")
-OF_LOSS = ("recovered", "recovered_of_zero", "kl", "replaced", "true")
+LOSSES = ("recovered", "recovered_of_zero", "kl", "replaced", "true")
 
 
 def evaluate(
@@ -35,98 +35,70 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure a scope: variance unexplained, sparsity, dead latents, and what the model's prediction loses."""
-    from rich.console import Console
-
-    with Console(stderr=True).status("Measuring ..."):
+    with status("Measuring ..."):
+        from glassworks import artefacts, evals
         from glassworks.coders import load_scope
+        from glassworks.harvest import Contexts, Corpus, Reading, load_store
         from glassworks.models import load_model
 
-        scope = load_scope(reference).to(device)
-        names = _chosen(scope, coders)
-        sources = text or []
-        if _is_store(sources):
-            measured = _on_store(scope, names, sources[0], tokens)
+        scope, place = load_scope(reference).to(device), Path(text[0]) if text else None
+        names = _coder_names(scope, coders)
+        manifest = artefacts.read_json(place / artefacts.MANIFEST) if place and artefacts.is_artefact(place) else {}
+        if manifest.get("kind") == "store":
+            chosen = {name: scope[name] for name in names}
+            measured = evals.described(chosen, evals.fidelities(chosen, [load_store(str(place))], tokens))
         else:
-            measured = _on_text(scope, names, sources, load_model(model or scope.model, device=device), tokens)
+            loaded = load_model(model or scope.model, device=device)
+            if text:
+                contexts = Contexts(loaded, Corpus(tuple(text)), Reading(untrained=(), rows=tokens))
+                documents = [context.tokens for context in contexts]
+            else:
+                documents = _held_out_documents(loaded, tokens)
+            measured = evals.measure(loaded, scope, documents, names=names)
         if save:
-            _save(scope, measured)
+            if scope.folder is None:
+                raise BadInput(f"The figures cannot be saved into {scope.name}, which is no scope of Glassworks in a "
+                               "folder.")  # fmt: skip
+            artefacts.replace_fields(scope.folder, "scope", {"metrics": scope.metrics | dict(measured)})
         if page:
-            from glassworks import evals
-
             write_page(page, evals.page(measured, f"{reference}: fidelity"))
     show({"scope": reference, **(measured if as_json else _tables(measured))}, as_json)
 
 
-def _chosen(scope: "Scope", place: str) -> list[str]:
+def _coder_names(scope: "Scope", place: str) -> list[str]:
+    """The coder of a name, or those that read at a site or at sites of a kind; all where nothing is given."""
     if place in scope:
         return [place]
     words = {entry.name: {w for site in entry.reads for w in (site.name, site.kind)} for entry in scope.entries}
-    found = [name for name, said in words.items() if not place or place in said]
-    if not found:
+    names = [name for name, own in words.items() if not place or place in own]
+    if not names:
         known = sorted(set().union(*words.values()))
         raise NotFound(f"The scope {scope.name} has no coder that reads {place}; {nearest(place, known)}.")
-    return found
+    return names
 
 
-def _is_store(text: Sequence[str]) -> bool:
-    from glassworks.artefacts import MANIFEST, is_artefact, read_json
-
-    return bool(text) and is_artefact(Path(text[0])) and read_json(Path(text[0]) / MANIFEST).get("kind") == "store"
-
-
-def _on_store(scope: "Scope", names: Sequence[str], place: str, tokens: int) -> dict[str, Any]:
-    from glassworks.evals import described, fidelities
-    from glassworks.harvest import load_store
-
-    chosen = {name: scope[name] for name in names}
-    return described(chosen, fidelities(chosen, [load_store(place)], tokens))
-
-
-def _on_text(scope: "Scope", names: Sequence[str], text: Sequence[str], model: "Model", tokens: int) -> dict[str, Any]:
-    from glassworks import evals
-
-    documents = _documents(model, text, tokens) if text else _world(model, tokens)
-    return evals.measure(model, scope, documents, names=names)
-
-
-def _documents(model: "Model", text: Sequence[str], tokens: int) -> list[list[int]]:
-    from glassworks.harvest import Contexts, Corpus, Reading
-
-    return [each.tokens for each in Contexts(model, Corpus(tuple(text)), Reading(untrained=(), rows=tokens))]
-
-
-def _world(model: "Model", tokens: int) -> list[list[int]]:
-    """Held-out documents of the small world, for the models that learned it."""
-    from glassworks import hub, smallworld
-
-    if model.name not in (*hub.ALIASES, *hub.embedded()) or model.tokenizer is None:
-        raise BadInput(f"Say with --text what to measure on; {model.name} is no embedded model, which has its own.")
+def _held_out_documents(model: "Model", tokens: int) -> list[list[int]]:
     documents: list[list[int]] = []
-    for document in smallworld.stream(1001, 0, "held_out"):
-        documents.append([*model.tokenizer(document.text)["input_ids"], model.tokenizer.eos_token_id])
+    tokenizer: Any = model.tokenizer
+    for text in held_out_texts(model) if tokenizer is not None else ():
+        documents.append([*tokenizer(text)["input_ids"], tokenizer.eos_token_id])
         tokens -= len(documents[-1])
         if tokens <= 0:
             break
+    if not documents:
+        raise BadInput(f"Say with --text what to measure on; {model.name} is no embedded model, which has its own.")
     return documents
-
-
-def _save(scope: "Scope", measured: Mapping[str, Any]) -> None:
-    from glassworks import artefacts
-
-    if scope.folder is None:
-        raise BadInput(f"The figures cannot be saved into {scope.name}, which is no scope of Glassworks in a folder.")
-    artefacts.replace_fields(scope.folder, "scope", {"metrics": scope.metrics | dict(measured)})
 
 
 def _tables(measured: Mapping[str, Any]) -> dict[str, Any]:
     """The figures that fit into a terminal."""
+
+    def losses(loss: Mapping[str, Any], count: int) -> dict[str, Any]:
+        return {name: loss[name] for name in LOSSES[:count] if name in loss}
+
     coders = [
-        {"coder": name, **{each: facts[each] for each in FIGURES}, **_of_loss(facts.get("loss", {}), 3)}
+        {"coder": name, **{figure: facts[figure] for figure in FIGURES}, **losses(facts.get("loss", {}), 3)}
         for name, facts in measured["coders"].items()
     ]
-    sets = [{"set": name, **_of_loss(facts, 5)} for name, facts in measured.get("sets", {}).items()]
+    sets = [{"set": name, **losses(facts, 5)} for name, facts in measured.get("sets", {}).items()]
     return {"coders": coders} | ({"sets": sets} if sets else {})
-
-
-def _of_loss(loss: Mapping[str, Any], count: int) -> dict[str, Any]:
-    return {name: loss[name] for name in OF_LOSS[:count] if name in loss}

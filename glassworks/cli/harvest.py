@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from glassworks.cli.options import Json, show
+from glassworks.cli.options import Json, counting, show
+from glassworks.errors import BadInput
 
 if TYPE_CHECKING:
-    from glassworks.harvest import Corpus, Reading, Storing
     from glassworks.models import Model
     from glassworks.sites import Site
 
@@ -24,7 +24,7 @@ def harvest(
     sites: Annotated[str, typer.Option(help="Kinds or sites, with commas: resid_post,mlp_in.3.")] = "resid_post",
     layers: Annotated[str, typer.Option(help="Layers of the kinds, 0,5-8; all if unset.")] = "",
     column: Annotated[str, typer.Option(help="Where the text of a record is.")] = "text",
-    separator: Annotated[str, typer.Option(help="What stands between the documents of a text file.")] = "",
+    separator: Annotated[str, typer.Option(help="What separates the documents of a text file.")] = "",
     documents: Annotated[int, typer.Option(help="Stop after so many documents.")] = 0,
     rows: Annotated[int, typer.Option(help="Stop after so many rows.")] = 0,
     context: Annotated[int, typer.Option(help="Tokens that the model sees at once.")] = 0,
@@ -44,80 +44,56 @@ def harvest(
     as_json: Json = False,
 ) -> None:
     """Run a model over text once and store its activations, for any number of coders to train from."""
-    from glassworks.harvest import Contexts, Corpus, Reading, Sampling, Storing, estimate
+    from glassworks.harvest import Contexts, Corpus, Reading, Sampling, Storing, estimate, write_rollouts
+    from glassworks.harvest import harvest as run
     from glassworks.models import load_model
 
-    storing = Storing(store, shard << 20, batch, seed, _part(part), verify)
+    match = re.fullmatch(r"(\d+)/(\d+)", part)
+    share, shares = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not 1 <= share <= shares:
+        raise BadInput(f"The part {part!r} is none; write 2/4 for the second of four.")
+    storing = Storing(store, shard << 20, batch, seed, (share, shares), verify)
     reading = Reading(context, packed, tuple(untrained.split(",")) if untrained else (), rows)
     corpus = Corpus(tuple(text), column, separator, documents)
-    corpus.plain()  # a text that is not there is told before the model is loaded
+    corpus.plain()  # a missing text is reported before the model is loaded
     loaded = load_model(model, dtype=dtype, device=device)
-    wanted = _sites(loaded, sites, layers)
+    chosen = _sites(loaded, sites, layers)
     if dry_run:
-        return show({"store": out} | estimate(Contexts(loaded, corpus, reading), wanted, storing, out), as_json)
+        return show({"store": out} | estimate(Contexts(loaded, corpus, reading), chosen, storing, out), as_json)
     try:
         if rollouts:
-            corpus = _answered(loaded, corpus, out, Sampling(rollouts, temperature, seed))
-        show(_written(loaded, corpus, wanted, out, reading, storing), as_json)
+            if "://" in out:
+                raise BadInput("Rollouts are written beside a local store; make them there, then harvest the .jsonl "
+                               "file.")  # fmt: skip
+            file, sampling = Path(f"{out.rstrip('/')}.rollouts.jsonl"), Sampling(rollouts, temperature, seed)
+            with counting("answers") as report:
+                write_rollouts(loaded, corpus, file, sampling, lambda tokens: report(tokens, 0))
+            corpus = Corpus((str(file),))
+        with counting("harvest") as report:
+            written = run(loaded, corpus, chosen, out, reading, storing, report)
     except KeyboardInterrupt:
         print("glassworks: interrupted; every whole shard is kept, and the same command goes on.", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
-    return None
-
-
-def _part(text: str) -> tuple[int, int]:
-    from glassworks.errors import BadInput
-
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
-    part, parts = (int(match[1]), int(match[2])) if match else (0, 0)
-    if not 1 <= part <= parts:
-        raise BadInput(f"The part {text!r} is none; write 2/4 for the second of four.")
-    return part, parts
+    facts: dict[str, Any] = {"store": out, "finished": written is not None}
+    if written is not None:
+        facts |= {"model": written.model, "rows": written.rows, "shards": len(written.fields["shards"])}
+        facts["GB"] = sum(file["bytes"] for file in written.files.values()) / 1e9
+        facts["widths"] = written.widths
+        facts["mean squared norm"] = {site: written.statistics(site).square for site in written.sites}
+    return show(facts, as_json)
 
 
 def _sites(model: "Model", sites: str, layers: str) -> "list[Site]":
-    from glassworks.errors import BadInput
     from glassworks.sites import KINDS, Site
 
     chosen = [*range(model.n_layers)]
     if layers:
-        ranges = [re.fullmatch(r"(\d+)(?:-(\d+))?", each) for each in layers.split(",")]
+        ranges = [re.fullmatch(r"(\d+)(?:-(\d+))?", text) for text in layers.split(",")]
         if not all(ranges):
             raise BadInput(f"The layers {layers!r} cannot be read; write them like 0,5-8.")
-        chosen = [n for each in ranges if each for n in range(int(each[1]), int(each[2] or each[1]) + 1)]
-    found = []
+        chosen = [n for one in ranges if one for n in range(int(one[1]), int(one[2] or one[1]) + 1)]
+    parsed = []
     for word in sites.split(","):
         whole = "." in word or word not in KINDS or not KINDS[word].layered
-        found += [Site.parse(word)] if whole else [Site(word, layer) for layer in chosen]
-    return list(dict.fromkeys(found))
-
-
-def _answered(model: "Model", prompts: "Corpus", out: str, sampling: Any) -> "Corpus":
-    """Let the model answer the prompts, beside the store."""
-    from glassworks.cli.progress import counting
-    from glassworks.errors import BadInput
-    from glassworks.harvest import Corpus, write_rollouts
-
-    if "://" in out:
-        raise BadInput("Rollouts are written beside a local store; make them there, then harvest the .jsonl file.")
-    file = Path(f"{out.rstrip('/')}.rollouts.jsonl")
-    with counting("answers") as report:
-        write_rollouts(model, prompts, file, sampling, lambda tokens: report(tokens, 0))
-    return Corpus((str(file),))
-
-
-def _written(
-    model: "Model", corpus: "Corpus", sites: "list[Site]", out: str, reading: "Reading", storing: "Storing"
-) -> dict[str, Any]:
-    from glassworks.cli.progress import counting
-    from glassworks.harvest import harvest
-
-    with counting("harvest") as report:
-        found = harvest(model, corpus, sites, out, reading, storing, report)
-    if found is None:
-        return {"store": out, "finished": False}
-    squares = {site: found.statistics(site).square for site in found.sites}
-    gigabytes = sum(each["bytes"] for each in found.files.values()) / 1e9
-    shards = len(found.fields["shards"])
-    facts = {"store": out, "finished": True, "model": found.model, "rows": found.rows, "shards": shards}
-    return facts | {"GB": gigabytes, "widths": found.widths, "mean squared norm": squares}
+        parsed += [Site.parse(word)] if whole else [Site(word, layer) for layer in chosen]
+    return list(dict.fromkeys(parsed))

@@ -40,11 +40,14 @@ def info(
     as_json: Json = False,
 ) -> None:
     """Say what a model, scope or graph is."""
-    show(DESCRIBE.get(_kind(reference), _unknown)(reference), as_json)
+    describe = DESCRIBE.get(_kind(reference))
+    if describe is None:
+        raise BadArtefact(f"{reference} is none of these: a model's folder, a scope, a graph, or a graph's JSON.")
+    show(describe(reference), as_json)
 
 
 def _kind(reference: str) -> str:
-    """What a reference is: by its manifest, its ending, or else a model."""
+    """What a reference is: by its manifest, its suffix, or else a model."""
     from glassworks.artefacts import MANIFEST, is_artefact, read_json
 
     path = Path(reference)
@@ -58,22 +61,11 @@ def _kind(reference: str) -> str:
 def _model(reference: str) -> dict[str, Any]:
     from glassworks import hub
 
-    hub.resolve(reference)  # a wrong name is told before anything heavy is imported
+    hub.resolve(reference)  # a wrong name is reported before anything heavy is imported
     from glassworks.models import load_model
 
     model = load_model(reference)
-    names = (
-        "family",
-        "n_layers",
-        "d_model",
-        "n_heads",
-        "n_kv_heads",
-        "d_head",
-        "d_mlp",
-        "vocab_size",
-        "context_length",
-    )
-    facts: dict[str, Any] = {"model": model.name} | {name: getattr(model, name) for name in names}
+    facts: dict[str, Any] = {"model": model.name} | {name: getattr(model, name) for name in SHAPE}
     facts["parameters"] = sum(parameter.numel() for parameter in model.hf.parameters())
     facts["tokenizer"] = "yes" if model.tokenizer is not None else "no"
     facts["sites"] = list(dict.fromkeys(site.kind for site in model.sites()))
@@ -116,16 +108,18 @@ def _graph(reference: str) -> dict[str, Any]:
     return facts | {"tokens": len(graph.tokens), "nodes": counts, "edges": graph.n_edges} | scores | {"groups": groups}
 
 
-def _unknown(reference: str) -> dict[str, Any]:
-    raise BadArtefact(f"{reference} is none of these: a model's folder, a scope, a graph, or a graph's JSON.")
-
-
 def _aggregate(reference: str) -> dict[str, Any]:
     from glassworks.circuits import load_aggregate
 
-    found = load_aggregate(reference)
-    facts = {"aggregate": reference, "prompts": list(found.prompts), "replacement": found.replacement[0]}
-    return facts | {"conservation": found.conservation, "features": len(found.features), "edges": len(found.edges)}
+    aggregate = load_aggregate(reference)
+    return {
+        "aggregate": reference,
+        "prompts": list(aggregate.prompts),
+        "replacement": aggregate.replacement[0],
+        "conservation": aggregate.conservation,
+        "features": len(aggregate.features),
+        "edges": len(aggregate.edges),
+    }
 
 
 DESCRIBE: Any = {"model": _model, "scope": _scope, "graph": _graph, "aggregate": _aggregate}

@@ -1,9 +1,15 @@
-"""Options that several commands share, and how they print."""
+"""What commands share: options that are declared once, opening what was named, and how results are printed."""
 
+import functools
+import inspect
 import json
 import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
@@ -14,6 +20,28 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on std
 
 WIDE = 200
 """Columns of a table that goes to a file or another program, where nothing needs to be cut."""
+SECONDS_BETWEEN_LINES = 30.0
+
+
+def spread(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command an option for each field of its first parameter, a dataclass of options."""
+    first, *own = inspect.signature(command, eval_str=True).parameters.values()
+    kind, hints = first.annotation, get_type_hints(first.annotation, include_extras=True)
+    shared = []
+    for field in fields(kind):
+        default = inspect.Parameter.empty if field.default is MISSING else field.default
+        shared.append(
+            inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hints[field.name])
+        )
+
+    @functools.wraps(command)
+    def run(**given: Any) -> None:
+        command(kind(**{one.name: given.pop(one.name) for one in shared}), **given)
+
+    parameters = [*shared, *(one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own)]
+    run.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportAttributeAccessIssue]
+    run.__annotations__ = {one.name: one.annotation for one in parameters}
+    return run
 
 
 def opened(place: Path, scope: Any = None) -> Any:
@@ -31,49 +59,73 @@ def lines_of(file: Path) -> list[str]:
         raise NotFound(f"The file {file} cannot be read as text ({error}).") from error
 
 
-def show(facts: dict[str, Any], as_json: bool) -> None:
-    """Print facts as JSON, or as lines of `name  value` with tables for lists of records."""
+def held_out_texts(model: Any) -> Iterator[str]:
+    """Held-out documents of the small world, for the models that learned it; none for other models."""
+    from glassworks import hub, smallworld
+
+    if model.name in (*hub.ALIASES, *hub.embedded()):
+        for document in smallworld.stream(1001, 0, "held_out"):
+            yield document.text
+
+
+def status(text: str) -> Any:
+    """Say on stderr what is being done, within a block."""
+    from rich.console import Console
+
+    return Console(stderr=True).status(text)
+
+
+@contextmanager
+def counting(name: str) -> Iterator[Callable[[int, int], None]]:
+    """Show tokens, rows and tokens per second on stderr: a live line on a terminal, a line now and then elsewhere.
+
+    Yields:
+        What has to be called with the tokens and rows that were added since the last call.
+    """
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task(name, total=None)
+        began = last_line = time.monotonic()
+        tokens = rows = 0
+
+        def report(more_tokens: int, more_rows: int) -> None:
+            nonlocal tokens, rows, last_line
+            tokens, rows, now = tokens + more_tokens, rows + more_rows, time.monotonic()
+            text = f"{name}: {tokens:,} tokens, {rows:,} rows, {tokens / max(now - began, 1e-9):,.0f} tokens/s"
+            bar.update(task, description=text)
+            if not console.is_terminal and now - last_line > SECONDS_BETWEEN_LINES:
+                last_line = now
+                console.print(text)
+
+        yield report
+
+
+def show(result: Any, as_json: bool, **more: Any) -> None:
+    """Print a result and further facts on stdout.
+
+    Args:
+        result: named values, or an object with `plain()`, its JSON values, and `__rich__`, how it prints.
+        as_json: print one JSON object instead of text.
+        more: further named values.
+    """
     if as_json:
-        print(json.dumps(facts, ensure_ascii=False))
+        values = result if isinstance(result, Mapping) else result.plain()
+        print(json.dumps({**values, **more}, ensure_ascii=False))
         return
     from rich.console import Console
 
-    width = None if sys.stdout.isatty() else WIDE
-    console = Console(soft_wrap=True, highlight=False, width=width)
-    wide = max([15, *map(len, facts)]) + 1
-    for name, value in facts.items():
-        if isinstance(value, list) and value and isinstance(value[0], dict):
-            console.print(_table(name, value))
-        else:
-            console.print(f"[bold]{name:<{wide}}[/bold]", end="")
-            console.print(_plain(value), markup=False)
+    from glassworks.pages import facts
 
-
-def _table(name: str, rows: list[dict[str, Any]]) -> Any:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(title=name, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
-    for column in rows[0]:
-        justify = "right" if isinstance(rows[0][column], int | float) else "left"
-        table.add_column(column, justify=justify, overflow="fold")
-    for row in rows:
-        table.add_row(*(_plain(row.get(column, "")) for column in rows[0]))
-    return table
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, list):
-        return ", ".join(_plain(each) for each in value)
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_plain(each)}" for key, each in value.items())
-    return "" if value is None else str(value)
+    console = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else WIDE)
+    for part in (result, more):
+        if not isinstance(part, Mapping):
+            console.print(part)
+        elif part:
+            console.print(facts(part))
 
 
 def write_page(page: Path, html: str) -> None:

@@ -86,6 +86,22 @@ class Outcome:
         before, after = (self.top(edited).token.strip() for edited in (False, True))
         return f"{'; '.join(self.edits)}: {before} -> {after}, KL {self.kl[-1]:.3g} after the prompt"
 
+    def __rich__(self) -> Any:
+        from glassworks.pages import facts
+
+        rows = [
+            {"token": repr(choice.token), "clean": choice.clean, "edited": choice.edited, "logit change": choice.logit}
+            for choice in self.choices
+        ]
+        values: dict[str, Any] = {"edits": "; ".join(self.edits), "next token": rows, "KL": self.kl[-1]}
+        if self.clean_text or self.edited_text:
+            values |= {"clean": self.clean_text, "edited": self.edited_text}
+        other = self.off_target
+        if other is not None:
+            losses = f"loss {other.clean_loss:.3g} -> {other.edited_loss:.3g}"
+            values["other text"] = f"KL {other.kl:.3g} when every token is edited, {losses}"
+        return facts(values)
+
     def top(self, edited: bool = True) -> Choice:
         """The likeliest next token, with the edits or without them."""
         return max(self.choices, key=lambda each: each.edited if edited else each.clean)
@@ -194,6 +210,11 @@ class Dose:
     top: str
     text: str
     off_target: float | None
+
+    def row(self) -> dict[str, Any]:
+        """One line of a table."""
+        chances = {f"p({token})": chance for token, chance in self.probabilities.items()}
+        return {"amount": self.amount, "next": self.top, **chances, "KL": self.kl, "KL elsewhere": self.off_target}
 
     def plain(self) -> dict[str, Any]:
         """As JSON values."""

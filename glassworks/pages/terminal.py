@@ -1,0 +1,41 @@
+"""Facts on a terminal: lines of `name  value`, and a table for every list of records."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def facts(values: Mapping[str, Any]) -> Any:
+    """A rich renderable of named values: records as tables, everything else as a line each."""
+    from rich import box
+    from rich.console import Group
+    from rich.markup import escape
+    from rich.table import Table
+    from rich.text import Text
+
+    wide, parts = max([15, *map(len, values)]) + 1, []
+    for name, value in values.items():
+        if not (isinstance(value, list) and value and isinstance(value[0], dict)):
+            parts.append(Text.assemble((f"{name:<{wide}}", "bold"), format_value(value)))
+            continue
+        table = Table(title=escape(name), title_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
+        for column, first in value[0].items():
+            table.add_column(column, justify="right" if isinstance(first, int | float) else "left", overflow="fold")
+        for row in value:
+            table.add_row(*(Text(format_value(row.get(column, ""))) for column in value[0]))
+        parts.append(table)
+    return Group(*parts)
+
+
+def format_value(value: Any) -> str:
+    """A value in few characters: three digits of a fraction, thousands with commas, lists and mappings in a line."""
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, list):
+        return ", ".join(map(format_value, value))
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {format_value(item)}" for key, item in value.items())
+    return "" if value is None else str(value)
