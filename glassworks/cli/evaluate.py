@@ -78,13 +78,13 @@ def _coder_names(scope: "Scope", place: str) -> list[str]:
 
 
 def _held_out_documents(model: "Model", tokens: int) -> list[list[int]]:
-    documents: list[list[int]] = []
-    tokenizer: Any = model.tokenizer
-    for text in held_out_texts(model) if tokenizer is not None else ():
-        documents.append([*tokenizer(text)["input_ids"], tokenizer.eos_token_id])
-        tokens -= len(documents[-1])
-        if tokens <= 0:
-            break
+    tokenizer, documents = model.tokenizer, list[list[int]]()
+    if tokenizer is not None:
+        for text in held_out_texts(model):
+            documents.append([*tokenizer(text)["input_ids"], tokenizer.eos_token_id])
+            tokens -= len(documents[-1])
+            if tokens <= 0:
+                break
     if not documents:
         raise BadInput(f"Say with --text what to measure on; {model.name} is no embedded model, which has its own.")
     return documents
