@@ -14,8 +14,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, overload
 
+from glassworks import codec
 from glassworks.errors import BadArtefact, BadInput, NotFound
 
 if TYPE_CHECKING:
@@ -23,6 +24,24 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
+Value = TypeVar("Value")
+
+
+class FileFacts(TypedDict):
+    """What a manifest states of one file."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What every manifest holds."""
+
+    fields: dict[str, Any]
+    files: dict[str, FileFacts]
+    parents: list[str]
+    schema: int = 0
 
 
 @dataclass(frozen=True)
@@ -40,8 +59,18 @@ class Artefact:
     path: Path
     kind: str
     fields: dict[str, Any]
-    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    files: dict[str, FileFacts] = field(default_factory=dict)
     parents: list[str] = field(default_factory=list)
+
+    def decode(self, kind: type[Value], tensors: str = "") -> Value:
+        """The manifest's fields as a value of a type, checked; BadArtefact where one is missing or wrong.
+
+        Args:
+            kind: a dataclass; see `codec.decode`.
+            tensors: name of the file of its tensors, without ending; "" where it has none.
+        """
+        held = self.tensors(tensors) if tensors else None
+        return codec.decode(kind, self.fields, f"{self.kind} {self.path / MANIFEST}", held)
 
     def tensors(self, name: str) -> "dict[str, Tensor]":
         """Load one file of tensors, `name.safetensors`; BadArtefact where it is missing or damaged."""
@@ -54,9 +83,22 @@ class Artefact:
         except (OSError, SafetensorError) as error:
             raise BadArtefact(f"The tensors {file} cannot be read ({error}); write the artefact again.") from error
 
-    def table(self, name: str) -> Any:
-        """Load one file of plain values, `name.json`; BadArtefact where it is missing or damaged."""
-        return read_json(self.path / f"{name}.json")
+    @overload
+    def table(self, name: str) -> Any: ...
+    @overload
+    def table(self, name: str, kind: type[Value]) -> Value: ...
+    @overload
+    def table(self, name: str, kind: Any) -> Any: ...
+    def table(self, name: str, kind: Any = None) -> Any:
+        """Load one file of plain values, `name.json`; BadArtefact where it is missing or damaged.
+
+        Args:
+            name: the file's name without ending.
+            kind: the type that its values must have, `dict[str, list[int]]` or a dataclass; by default any.
+        """
+        file = self.path / f"{name}.json"
+        value = read_json(file)
+        return value if kind is None else codec.decode(kind, value, f"file {file}")
 
     def verify(self) -> None:
         """Raise BadArtefact unless every file has the size and hash that the manifest states."""
@@ -105,9 +147,43 @@ def read(path: Path | str, kind: str) -> Artefact:
     found = manifest.get("kind") if isinstance(manifest, dict) else None
     if found != kind:
         raise BadArtefact(f"The folder {path} holds a {found or 'foreign manifest'}, not a {kind}.")
-    if manifest.get("schema", 0) > SCHEMA:
+    schema = manifest.get("schema", 0)
+    if isinstance(schema, int) and schema > SCHEMA:
         raise BadArtefact(f"The {kind} {path} was written by a newer version; update Glassworks to read it.")
-    return Artefact(path, kind, manifest["fields"], manifest["files"], manifest["parents"])
+    facts = codec.decode(Manifest, manifest, f"{kind} {path / MANIFEST}")
+    return Artefact(path, kind, facts.fields, facts.files, facts.parents)
+
+
+def load(path: Path | str, kind: str, into: type[Value]) -> Value:
+    """Read a dataclass that `save` wrote.
+
+    Args:
+        path: the artefact's folder.
+        kind: what it must be; also the name of its file of tensors.
+        into: the dataclass.
+
+    Raises:
+        NotFound: there is no such folder.
+        BadArtefact: it is something else, or a field is missing or wrong.
+    """
+    stored = read(path, kind)
+    return stored.decode(into, kind if f"{kind}.safetensors" in stored.files else "")
+
+
+def save(path: Path | str, kind: str, value: Any, parents: list[str] | None = None) -> Artefact:
+    """Write a dataclass as an artefact: its plain fields into the manifest, its tensors into `<kind>.safetensors`.
+
+    Args:
+        path: the folder; an older artefact of the same kind there is replaced.
+        kind: what it is.
+        value: the dataclass.
+        parents: references of what it was made from.
+
+    Raises:
+        BadInput: the folder exists and is not an artefact of this kind.
+    """
+    fields, tensors = codec.encode(value)
+    return write(path, kind, fields, {kind: tensors} if tensors else {}, parents=parents)
 
 
 def write(

@@ -85,3 +85,6 @@ class Site:
         if dot and not layer.isdecimal():
             raise NotFound(f"The layer of the site {text!r} must be a whole number >= 0, as in 'mlp_in.12'.")
         return cls(kind, int(layer) if dot else None)
+
+
+del Site.__dataclass_fields__  # so that the codec writes a site as its name, and not field by field
