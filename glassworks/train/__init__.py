@@ -3,17 +3,16 @@
 A recipe makes specs; a trainer holds a run for each of them; the loop feeds it a stream; a scope comes out.
 """
 
-from glassworks.train.divergence import Divergence, Texts
+from glassworks.train.divergence import Divergence
 from glassworks.train.gates import BatchTopK, Gate, Gated, JumpReLU, Rectifier, TopK
 from glassworks.train.layouts import KINDS, Layout, layouts
 from glassworks.train.loop import fit
 from glassworks.train.output import CoderOutput, CoderPart, PartOutput
 from glassworks.train.recipes import RECIPES, RecipeInput, grid
 from glassworks.train.request import Request, estimate
-from glassworks.train.resample import Dead
 from glassworks.train.run import TrainingRun
 from glassworks.train.schedule import Ramp, Rate
-from glassworks.train.spec import Adam, Spec, Start
+from glassworks.train.spec import Adam, Dead, Spec, Start
 from glassworks.train.terms import (
     L0,
     L1,
@@ -69,7 +68,6 @@ __all__ = [
     "Suite",
     "Tanh",
     "Term",
-    "Texts",
     "TopK",
     "Trainer",
     "TrainingRun",

@@ -21,49 +21,44 @@ from glassworks.train.trainer import Trainer
 
 
 @final
-class Texts:
-    """Random documents of similar length.
+class Divergence:
+    """KL(true || replaced) of the next token, averaged over positions; gradients flow through the frozen model.
 
     Args:
-        documents: token ids each.
-        tokens: size of a batch's rectangle.
+        model: the frozen model.
+        documents: token ids each; every step reads some of similar length, drawn at random.
+        tokens: size of a step's rectangle.
         seed: of the draws.
+        weight: of the divergence.
+        first: positions before this one keep the true MLP.
     """
 
-    def __init__(self, documents: Sequence[Sequence[int]], tokens: int, seed: int) -> None:
-        self.documents = sorted(documents, key=len)
-        self.tokens = tokens
-        self.generator = torch.Generator().manual_seed(seed)
+    def __init__(
+        self,
+        model: Model,
+        documents: Sequence[Sequence[int]],
+        tokens: int,
+        seed: int = 0,
+        weight: float = 1.0,
+        first: int = 0,
+    ) -> None:
+        self.model, self.documents, self.tokens = model, sorted(documents, key=len), tokens
+        self.generator, self.weight, self.first = torch.Generator().manual_seed(seed), weight, first
+
+    def __call__(self, trainer: Trainer, step: int) -> dict[str, float]:
+        """Add its gradient to that of the coders."""
+        loss = self.loss(trainer, self.draw(), step)
+        loss.backward()
+        return {"divergence": float(loss.detach())}
 
     def draw(self) -> list[Sequence[int]]:
-        """Documents, token ids each."""
+        """Random documents of similar length."""
         anchor = int(torch.randint(len(self.documents), (), generator=self.generator))
         count = min(max(1, self.tokens // len(self.documents[anchor])), len(self.documents))
         start = max(0, min(anchor - 4 * count, len(self.documents) - 8 * count))
         near = self.documents[start : start + 8 * count]
         chosen = torch.randperm(len(near), generator=self.generator)[:count]
         return [near[number] for number in chosen.tolist()]
-
-
-@final
-class Divergence:
-    """KL(true || replaced) of the next token, averaged over positions; gradients flow through the frozen model.
-
-    Args:
-        model: the frozen model.
-        texts: what it reads.
-        weight: of the divergence.
-        first: positions before this one keep the true MLP.
-    """
-
-    def __init__(self, model: Model, texts: Texts, weight: float = 1.0, first: int = 0) -> None:
-        self.model, self.texts, self.weight, self.first = model, texts, weight, first
-
-    def __call__(self, trainer: Trainer, step: int) -> dict[str, float]:
-        """Add its gradient to that of the coders."""
-        loss = self.loss(trainer, self.texts.draw(), step)
-        loss.backward()
-        return {"divergence": float(loss.detach())}
 
     def loss(self, trainer: Trainer, documents: Sequence[Sequence[int]], step: int) -> Tensor:
         """The weighted divergence on some documents."""
@@ -77,12 +72,12 @@ class Divergence:
         return self.weight * functional.kl_div(replaced, true, log_target=True, reduction="batchmean")
 
     def state(self) -> dict[str, Tensor]:
-        """The random generator of its texts."""
-        return {"generator": self.texts.generator.get_state()}
+        """The random generator."""
+        return {"generator": self.generator.get_state()}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Restore the generator."""
-        self.texts.generator.set_state(state["generator"])
+        self.generator.set_state(state["generator"])
 
 
 def _replacements(trainer: Trainer, step: int) -> dict[tuple[Site, ...], Callable[..., Tensor]]:

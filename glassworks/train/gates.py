@@ -18,6 +18,9 @@ from glassworks.train.output import CoderPart
 from glassworks.train.schedule import Ramp
 from glassworks.train.selection import Above, Largest, LargestOfBatch, Selected, Selector
 
+Encoder = tuple[Tensor, Tensor, coders.Activation]
+"""Matrix, bias and activation."""
+
 
 class Gate(ABC):
     """Turns pre-activations into activations."""
@@ -40,22 +43,18 @@ class Gate(ABC):
         """Above which pre-activation a latent is on in the beginning."""
         return 0.0
 
-    @abstractmethod
     def selector(self, part: CoderPart, step: int) -> Selector:
-        """Which entries matter."""
-
-    @abstractmethod
-    def activation(self, part: CoderPart) -> coders.Activation:
-        """The trained coder's activation."""
+        """Which entries matter; by default those above zero."""
+        return Above(torch.zeros_like(part.b_enc))
 
     def open(self, part: CoderPart, selected: Selected) -> tuple[Tensor, Tensor]:
         """The activations of the selected entries, and 1 where a latent is on; by default what is positive is on."""
         values = selected.pre.relu()
         return values, (values > 0).to(values.dtype)
 
-    def encoder(self, part: CoderPart) -> tuple[Tensor, Tensor, coders.Activation]:
-        """The trained coder's encoder matrix, encoder bias and activation; by default those that were trained."""
-        return part.w_enc.detach(), part.b_enc, self.activation(part)
+    @abstractmethod
+    def encoder(self, part: CoderPart) -> Encoder:
+        """The trained coder's encoder matrix, encoder bias and activation."""
 
 
 @final
@@ -63,13 +62,9 @@ class Gate(ABC):
 class Rectifier(Gate):
     """Every positive pre-activation is on; an L1 term makes it sparse (Bricken et al. 2023)."""
 
-    def selector(self, part: CoderPart, step: int) -> Selector:
-        """Those above zero."""
-        return Above(torch.zeros_like(part.b_enc))
-
-    def activation(self, part: CoderPart) -> coders.Activation:
-        """ReLU."""
-        return coders.ReLU()
+    def encoder(self, part: CoderPart) -> Encoder:
+        """As it was trained, with ReLU."""
+        return part.w_enc.detach(), part.b_enc, coders.ReLU()
 
 
 @final
@@ -94,9 +89,10 @@ class TopK(Gate):
         """The k largest."""
         return Largest(max(1, round(self.k(step))))
 
-    def activation(self, part: CoderPart) -> coders.Activation:
-        """TopK, or JumpReLU at the calibrated threshold."""
-        return _jumprelu(part) if self.jump else coders.TopK(max(1, round(self.k.end)))
+    def encoder(self, part: CoderPart) -> Encoder:
+        """As it was trained, with TopK, or JumpReLU at the calibrated threshold."""
+        activation = _jumprelu(part) if self.jump else coders.TopK(max(1, round(self.k.end)))
+        return part.w_enc.detach(), part.b_enc, activation
 
 
 @final
@@ -119,9 +115,9 @@ class BatchTopK(Gate):
         """The largest of the batch."""
         return LargestOfBatch(self.k(step), part.cut)
 
-    def activation(self, part: CoderPart) -> coders.Activation:
-        """JumpReLU at the calibrated threshold."""
-        return _jumprelu(part)
+    def encoder(self, part: CoderPart) -> Encoder:
+        """As it was trained, with JumpReLU at the calibrated threshold."""
+        return part.w_enc.detach(), part.b_enc, _jumprelu(part)
 
 
 @final
@@ -164,9 +160,9 @@ class JumpReLU(Gate):
         values, on = Jump.apply(selected.pre, threshold, self.bandwidth, self.everything)  # pyright: ignore[reportGeneralTypeIssues]
         return values, on
 
-    def activation(self, part: CoderPart) -> coders.Activation:
-        """JumpReLU at the learned thresholds."""
-        return coders.JumpReLU(part.learned["log_threshold"].detach().exp())
+    def encoder(self, part: CoderPart) -> Encoder:
+        """As it was trained, with JumpReLU at the learned thresholds."""
+        return part.w_enc.detach(), part.b_enc, coders.JumpReLU(part.learned["log_threshold"].detach().exp())
 
 
 @final
@@ -182,10 +178,6 @@ class Gated(Gate):
         """Logarithm of the magnitude's scale, and its bias."""
         return {"r_mag": torch.zeros_like(first), "b_mag": torch.zeros_like(first)}
 
-    def selector(self, part: CoderPart, step: int) -> Selector:
-        """Those whose gate is open."""
-        return Above(torch.zeros_like(part.b_enc))
-
     def open(self, part: CoderPart, selected: Selected) -> tuple[Tensor, Tensor]:
         """`relu(exp(r_mag) w x + b_mag)` where the gate is open."""
         read = selected.pre - selected.of_latent(part.b_enc)
@@ -193,12 +185,8 @@ class Gated(Gate):
         values = (scale * read + bias).relu() * (selected.pre > 0)
         return values, (values > 0).to(values.dtype)
 
-    def activation(self, part: CoderPart) -> coders.Activation:
-        """JumpReLU."""
-        return self.encoder(part)[2]
-
-    def encoder(self, part: CoderPart) -> tuple[Tensor, Tensor, coders.Activation]:
-        """Scaled by the magnitude."""
+    def encoder(self, part: CoderPart) -> Encoder:
+        """That of the JumpReLU coder that it equals."""
         learned = {name: value.detach() for name, value in part.learned.items()}
         return coders.gated(part.w_enc.detach(), part.b_enc.detach(), learned["b_mag"], learned["r_mag"])
 

@@ -17,9 +17,8 @@ from glassworks.errors import BadInput, NotFound, nearest
 from glassworks.harvest import Stream
 from glassworks.train.gates import BatchTopK, JumpReLU, TopK
 from glassworks.train.layouts import Layout
-from glassworks.train.resample import Dead
 from glassworks.train.schedule import Ramp, Rate
-from glassworks.train.spec import Adam, Spec, Start
+from glassworks.train.spec import Adam, Dead, Spec, Start
 from glassworks.train.terms import L0, AuxK, Frequency, QuadraticL0, Reconstruction, Silence, Tanh, Term
 
 ALWAYS = Ramp(1.0)

@@ -5,19 +5,22 @@ A run knows rows of activations by site; it knows no model, no loop, and no othe
 
 from collections.abc import Mapping, Sequence
 from math import isfinite
-from typing import final
+from typing import Any, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from glassworks.coders import Affine, Coder, Crosscoder, CrossLayer, Latents, Transcoder, fold, unit_decoder
 from glassworks.evals import Meter
 from glassworks.sites import Site
 from glassworks.train.output import Batch, CoderOutput, CoderPart, PartOutput, side_by_side
-from glassworks.train.resample import resample
 from glassworks.train.selection import LargestOfBatch, encode
 from glassworks.train.spec import Spec
+
+FAINT = 0.2
+"""Length of a resampled encoder row, as a share of the living ones' mean: it must not take over at once."""
 
 
 @final
@@ -72,10 +75,10 @@ class TrainingRun(nn.Module):
         """Whether it trains at this step."""
         return not self.failed and step < self.spec.steps
 
-    def columns(self, writes: tuple[Site, ...]) -> slice:
-        """Which columns of what is written belong to some of the sites, which follow each other."""
-        first = self.writes.index(writes[0])
-        start = sum(self.widths[site] for site in self.writes[:first])
+    def columns(self, writes: tuple[Site, ...], part: CoderPart | None = None) -> slice:
+        """Which columns of all that is written, or of what a part writes, belong to sites that follow each other."""
+        whole = self.writes if part is None else part.writes
+        start = sum(self.widths[site] for site in whole[: whole.index(writes[0])])
         return slice(start, start + sum(self.widths[site] for site in writes))
 
     def forward(self, batch: Batch, step: int) -> CoderOutput:
@@ -112,8 +115,7 @@ class TrainingRun(nn.Module):
 
     def contribution(self, output: PartOutput, write: Site) -> Float[Tensor, "token d"]:
         """What one part adds at one of the sites that it writes, the bias not included."""
-        site, part = self.columns((write,)), output.part
-        here = slice(site.start - output.columns.start, site.stop - output.columns.start)
+        part, here = output.part, self.columns((write,), output.part)
         decoded = output.selected.decode(output.values, part.w_dec[:, here])
         return decoded if part.w_skip is None else decoded + output.read @ part.w_skip[:, here]
 
@@ -148,7 +150,7 @@ class TrainingRun(nn.Module):
             torch.nn.utils.clip_grad_norm_(self.parameters(), spec.adam.clip)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
-        if spec.dead.due(step):
+        if spec.dead.every > 0 and 0 < step <= spec.dead.until and step % spec.dead.every == 0:
             resample(output, self.optimiser, spec.seed * 1_000_003 + step)
         if spec.unit:
             for part in self.parts:
@@ -219,3 +221,39 @@ class TrainingRun(nn.Module):
         whole = CrossLayer(coders, kind) if kind in ("clt", "causal_crosscoder") else coders[0]  # pyright: ignore[reportArgumentType]
         folded = fold(whole, scalings, scalings)  # pyright: ignore[reportArgumentType]
         return (unit_decoder(folded) if folded.activation.span == "latent" else folded).requires_grad_(False)
+
+
+@torch.no_grad()
+def resample(output: CoderOutput, optimiser: torch.optim.Optimizer, seed: int) -> None:
+    """Give dead latents the directions of rows that are explained badly, and fresh moments.
+
+    Rows are drawn with probability ~ squared loss (Bricken et al. 2023, "Neuron resampling"). The other way to bring
+    latents back is the loss term `AuxK`.
+
+    Args:
+        output: on the batch that the rows are drawn from.
+        optimiser: of the coder's parameters.
+        seed: of the draw.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for piece in output.parts:
+        part, alive = piece.part, ~piece.part.dead
+        dead = part.dead.nonzero()[:, 0]
+        if not len(dead):
+            continue
+        left = (output.target - output.written)[:, piece.columns]
+        chance = left.square().sum(1).square().cpu() + 1e-30
+        rows = torch.multinomial(chance, len(dead), replacement=True, generator=generator).to(left.device)
+        lengths: Tensor = part.w_enc[alive].norm(dim=1).mean() if bool(alive.any()) else part.w_enc.new_ones(())
+        centred = piece.read[rows] - piece.read.mean(0)
+        part.w_enc[dead] = normalize(centred) * lengths * FAINT
+        if "log_threshold" in part.learned:  # on at its own row, twice as strongly as it must be
+            part.learned["log_threshold"][dead] = (centred.norm(dim=1) * lengths * FAINT / 2).clamp_min(1e-6).log()
+        part.w_dec[dead] = normalize(left[rows]) * (part.norms[alive].mean() if bool(alive.any()) else 1.0)
+        part.b_enc[dead] = 0.0
+        part.silent[dead] = 0
+        for parameter in (part.w_enc, part.b_enc, part.w_dec, *part.learned.values()):
+            moments: dict[str, Any] = optimiser.state.get(parameter, {})
+            for name in ("exp_avg", "exp_avg_sq"):
+                if name in moments:
+                    moments[name][dead] = 0.0

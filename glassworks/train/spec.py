@@ -14,7 +14,6 @@ from torch.nn.functional import normalize
 from glassworks.errors import BadInput
 from glassworks.train.gates import Gate
 from glassworks.train.layouts import Layout
-from glassworks.train.resample import Dead
 from glassworks.train.schedule import Ramp, Rate
 from glassworks.train.terms import Term
 
@@ -89,6 +88,22 @@ class Start:
             return x.new_zeros(len(w_enc))
         often = min(max(1, round(self.fires * len(x) / len(w_enc))), len(x))
         return torch.cat([(x @ rows.T).topk(often, dim=0).values[-1] for rows in w_enc.split(BLOCK)])
+
+
+@final
+@dataclass(frozen=True)
+class Dead:
+    """When a latent is dead, and when dead ones are resampled.
+
+    Attributes:
+        window: a latent is dead after so many tokens without it.
+        every: steps between two resamplings; 0 for none.
+        until: no resampling after this step.
+    """
+
+    window: int = 1_000_000
+    every: int = 0
+    until: int = 0
 
 
 @final

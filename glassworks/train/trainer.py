@@ -4,7 +4,7 @@ Every batch is drawn once, scaled once for each site, and given to every run. On
 reason and the others go on. The trainer does not know when to stop, nor what is saved.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Protocol, final, runtime_checkable
 
@@ -60,9 +60,18 @@ class Trainer:
 
     def __init__(self, specs: Sequence[Spec], stream: Stream, device: str = "cpu") -> None:
         self.specs, self.stream, self.device = tuple(specs), stream, device
-        self.sites = _sites(specs, stream.widths)
-        ways = sorted({spec.centred for spec in specs})
-        self.scalings = {centred: _scalings(stream, self.sites, centred, device) for centred in ways}
+        names, layouts = [spec.name for spec in specs], [spec.layout for spec in specs]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice or not names:
+            raise BadInput(f"The coders of a trainer need different names; {', '.join(twice) or 'there are none'}.")
+        self.sites = list(dict.fromkeys(site.name for layout in layouts for site in (*layout.reads, *layout.writes)))
+        missing, widths = sorted(set(self.sites) - set(stream.widths)), stream.widths
+        if missing:
+            raise BadInput(f"There are no activations at {', '.join(missing)}; {nearest(missing[0], widths, most=20)}.")
+        for layout in layouts:
+            if len({widths[site.name] for site in layout.reads}) > 1:
+                raise BadInput(f"The sites that a {layout.kind} reads together have different widths.")
+        self.scalings = {way: self._scalings(way) for way in sorted({spec.centred for spec in specs})}
         (sample,) = self._samples(1)
         self.runs = [TrainingRun(spec, sample[spec.centred], device) for spec in specs]
         self.auxiliary: dict[str, float] = {}
@@ -150,6 +159,18 @@ class Trainer:
                 meter.measure(scope[name], values)
         return {name: meter.result().plain() for name, meter in meters.items()}
 
+    def _scalings(self, centred: bool) -> dict[str, Affine]:
+        """How each site is scaled: to variance 1 around its mean, or to mean square length 1 as it is."""
+        scalings = {}
+        for site in self.sites:
+            moments = self.stream.statistics(site)
+            size = moments.variance if centred else moments.square
+            if not 0 < size < torch.inf:
+                raise BadInput(f"The activations at {site} have the size {size}; nothing can be learned from them.")
+            centre = moments.mean.float() if centred else torch.zeros(len(moments.mean))
+            scalings[site] = Affine(centre.to(self.device), size**-0.5)
+        return scalings
+
     def _samples(self, count: int) -> list[dict[bool, Batch]]:
         """The next batches, scaled; the stream goes on as if nothing had been drawn."""
         state = self.stream.state()
@@ -165,33 +186,3 @@ class Trainer:
         if bad:
             raise BadInput(f"The activations at {', '.join(bad)} hold values that are not finite; harvest them again.")
         return {way: {site: its[site](rows) for site, rows in raw.items()} for way, its in self.scalings.items()}
-
-
-def _sites(specs: Sequence[Spec], widths: Mapping[str, int]) -> list[str]:
-    """The sites that specs need."""
-    names = [spec.name for spec in specs]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice or not names:
-        raise BadInput(f"The coders of a trainer need different names; {', '.join(twice) or 'there are none'}.")
-    layouts = [spec.layout for spec in specs]
-    needed = [site.name for layout in layouts for site in (*layout.reads, *layout.writes)]
-    missing = sorted(set(needed) - set(widths))
-    if missing:
-        raise BadInput(f"There are no activations at {', '.join(missing)}; {nearest(missing[0], widths, most=20)}.")
-    for layout in layouts:
-        if len({widths[site.name] for site in layout.reads}) > 1:
-            raise BadInput(f"The sites that a {layout.kind} reads together have different widths.")
-    return list(dict.fromkeys(needed))
-
-
-def _scalings(stream: Stream, sites: Sequence[str], centred: bool, device: str) -> dict[str, Affine]:
-    """How each site is scaled: to variance 1 around its mean, or to mean square length 1 as it is."""
-    scalings = {}
-    for site in sites:
-        moments = stream.statistics(site)
-        size = moments.variance if centred else moments.square
-        if not 0 < size < torch.inf:
-            raise BadInput(f"The activations at {site} have the size {size}; nothing can be learned from them.")
-        centre = moments.mean.float() if centred else torch.zeros(len(moments.mean))
-        scalings[site] = Affine(centre.to(device), size**-0.5)
-    return scalings

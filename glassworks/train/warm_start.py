@@ -12,7 +12,6 @@ from torch.nn.functional import normalize
 
 from glassworks.coders import Affine, Coder, JumpReLU, Scope, fold, unit_decoder
 from glassworks.errors import BadInput, NotFound, Unsupported, nearest
-from glassworks.sites import Site
 from glassworks.train.gates import Gated
 from glassworks.train.run import TrainingRun
 from glassworks.train.trainer import Trainer
@@ -132,13 +131,13 @@ def gather(run: TrainingRun, sources: Sequence[Coder]) -> None:
         if isinstance(source.activation, JumpReLU) and "log_threshold" in part.learned:
             part.learned["log_threshold"][rows] = source.activation.threshold[chosen].clamp_min(1e-6).log()
         written = source.decoder_rows(chosen)
-        part.w_dec[rows, _columns(run, part, source.writes[0])] = written
+        part.w_dec[rows, run.columns(source.writes, part)] = written
         for later, mark in zip(sources[number + 1 :], marked[number + 1 :], strict=True):
             likeness = normalize(written) @ normalize(later.encoder_rows(torch.arange(later.d_latent))).T
             best = likeness.masked_fill(mark, -torch.inf).max(1)
             like = best.values > LIKE
             twins = best.indices[like]
-            part.w_dec[rows[like], _columns(run, part, later.writes[0])] = later.decoder_rows(twins)
+            part.w_dec[rows[like], run.columns(later.writes, part)] = later.decoder_rows(twins)
             mark[twins] = True
     for part in run.parts:  # decoder rows of length 1, with what is written unchanged
         lengths = part.norms.clamp_min(1e-12)
@@ -149,12 +148,6 @@ def gather(run: TrainingRun, sources: Sequence[Coder]) -> None:
             part.learned["log_threshold"].add_(lengths.log())
         if run.centre is not None:
             part.b_enc += part.w_enc @ run.b_dec
-
-
-def _columns(run: TrainingRun, part: Any, site: Site) -> slice:
-    """Which of the columns that a part writes belong to a site."""
-    first, columns = run.columns(part.writes).start, run.columns((site,))
-    return slice(columns.start - first, columns.stop - first)
 
 
 def _ends(coder: Any) -> tuple[set[Any], set[Any]]:

@@ -19,13 +19,12 @@ from glassworks.errors import BadInput
 from glassworks.evals import measure
 from glassworks.harvest import Activations, Reading, Rows, harvest, load_store
 from glassworks.models import Model
-from glassworks.train.divergence import Divergence, Texts
+from glassworks.train.divergence import Divergence
 from glassworks.train.gates import BatchTopK
 from glassworks.train.layouts import Layout, layouts
 from glassworks.train.loop import fit
-from glassworks.train.resample import Dead
 from glassworks.train.schedule import Ramp, Rate
-from glassworks.train.spec import Adam, Spec, Start
+from glassworks.train.spec import Adam, Dead, Spec, Start
 from glassworks.train.terms import AuxK, Reconstruction
 from glassworks.train.trainer import Trainer
 
@@ -237,7 +236,7 @@ def _trained(
         for run, before in zip(trainer.runs, alone.runs, strict=True):  # optimisers begin anew
             run.load_state_dict(before.state_dict())
             run.failed = before.failed
-        divergence = Divergence(model, Texts(documents, suite.tokens, 3), suite.divergence, FIRST)
+        divergence = Divergence(model, documents, suite.tokens, 3, suite.divergence, FIRST)
         fit(trainer, stages["model"], resume=True, auxiliary=divergence, show=show)
     trainer.stream = Rows(rows, 4 * suite.rows, 0.0, suite.seed)  # thresholds belong to text as it is
     return trainer.scope(f"{model.name}-scope", model.name)

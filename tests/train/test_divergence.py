@@ -14,7 +14,6 @@ from glassworks.train import (
     Reconstruction,
     Rectifier,
     Spec,
-    Texts,
     Trainer,
     fit,
     layouts,
@@ -39,7 +38,7 @@ def test_the_divergence_is_that_of_a_model_with_coders_by_hand(tiny: Model, kind
             for part in run.parts:
                 if part.w_skip is not None:
                     part.w_skip.normal_(0, 0.1, generator=torch.Generator().manual_seed(0))
-    loss = Divergence(tiny, Texts(DOCUMENTS[:1], 9, 0), 1.0, 1).loss(made, DOCUMENTS[:1], 0)
+    loss = Divergence(tiny, DOCUMENTS[:1], 9, first=1).loss(made, DOCUMENTS[:1], 0)
     coders = made.scope("a", "tiny")
     ids, kept, hooks = torch.tensor(DOCUMENTS[:1]), {}, []
     true = tiny.hf(ids).logits[0].log_softmax(-1)
@@ -71,7 +70,7 @@ def test_the_divergence_is_that_of_a_model_with_coders_by_hand(tiny: Model, kind
 @pytest.mark.parametrize("kind", ["transcoder", "clt"])
 @pytest.mark.slow
 def test_training_on_it_lowers_the_divergence(tiny: Model, kind):
-    made, joint = trainer(tiny, kind, 0.0), Divergence(tiny, Texts(DOCUMENTS, 200, 0), 1.0, 1)
+    made, joint = trainer(tiny, kind, 0.0), Divergence(tiny, DOCUMENTS, 200, first=1)
     before = float(joint.loss(made, DOCUMENTS, 0).detach())
     fit(made, auxiliary=joint)
     assert float(joint.loss(made, DOCUMENTS, 0).detach()) < 0.5 * before
@@ -79,21 +78,16 @@ def test_training_on_it_lowers_the_divergence(tiny: Model, kind):
     assert all(parameter.grad is None for parameter in tiny.hf.parameters())
 
 
-def test_texts_are_of_similar_length_and_all_come():
+def test_texts_are_of_similar_length_and_all_come(tiny: Model):
     documents = [[number] * (1 + number % 9) for number in range(200)]
-    texts = Texts(documents, 40, 0)
-    seen = set()
+    ours, again = Divergence(tiny, documents, 40, 0), Divergence(tiny, documents, 40, 1)
+    drawn = set()
     for _ in range(300):
-        batch = texts.draw()
-        lengths = [len(each) for each in batch]
+        batch = ours.draw()
+        lengths = [len(text) for text in batch]
         assert max(lengths) - min(lengths) <= 8
-        seen |= {each[0] for each in batch}
-    assert seen == set(range(200))
-    assert Texts([[1, 2]], 100, 0).draw() == [[1, 2]]
-
-
-def test_it_goes_on_with_the_same_texts(tiny: Model):
-    ours, again = (Divergence(tiny, Texts(DOCUMENTS, 40, seed)) for seed in (0, 1))
-    ours.texts.draw()
+        drawn |= {text[0] for text in batch}
+    assert drawn == set(range(200))
     again.restore(ours.state())
-    assert [again.texts.draw() for _ in range(5)] == [ours.texts.draw() for _ in range(5)]
+    assert again.draw() == ours.draw()
+    assert Divergence(tiny, [[1, 2]], 100).draw() == [[1, 2]]

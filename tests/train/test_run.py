@@ -7,7 +7,7 @@ import torch
 
 from glassworks.coders import Crosscoder, CrossLayer, Transcoder
 from glassworks.train import BatchTopK, Gated, JumpReLU, Ramp, Rectifier, Start, TopK, Trainer, TrainingRun
-from glassworks.train.resample import resample
+from glassworks.train.run import resample
 
 KINDS = ["sae", "transcoder", "skip_transcoder", "clt", "crosscoder", "causal_crosscoder"]
 GATES = [BatchTopK(Ramp(3)), TopK(Ramp(3)), TopK(Ramp(3), jump=True), JumpReLU(0.2, 0.1), Rectifier(), Gated()]

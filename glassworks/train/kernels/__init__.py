@@ -5,8 +5,7 @@ from functools import cache
 from importlib.util import find_spec
 
 from glassworks.errors import BadInput
-from glassworks.train.kernels.kernels import Kernels, TorchKernels
-from glassworks.train.kernels.pattern import Pattern, kept, total
+from glassworks.train.kernels.kernels import Kernels, Pattern, TorchKernels, kept, total
 
 __all__ = ["Kernels", "Pattern", "kept", "kernels", "named", "total"]
 

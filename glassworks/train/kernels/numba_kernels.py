@@ -22,9 +22,9 @@ from glassworks.train.kernels.kernels import Kernels
 GROUPS = 256
 """A row's maxima are taken over so many strided groups: an instruction compares 16 groups at a time."""
 RUN = 64
-"""So many numbers are looked at together."""
+"""So many numbers are compared together."""
 PIECES = 4
-"""Work is cut into so many pieces a thread, as they are not equally heavy."""
+"""Work is cut into so many pieces per thread, as they are not equally heavy."""
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -76,12 +76,12 @@ def _reach(row: np.ndarray, least: Any, found: np.ndarray) -> Any:
     place = 0
     for start in range(0, row.shape[0], RUN):
         part, some = row[start : start + RUN], 0
-        for each in range(part.shape[0]):
-            some += part[each] >= least
+        for i in range(part.shape[0]):
+            some += part[i] >= least
         if some:
-            for each in range(part.shape[0]):
-                if part[each] >= least:
-                    found[place] = start + each
+            for i in range(part.shape[0]):
+                if part[i] >= least:
+                    found[place] = start + i
                     place += 1
     return place
 
@@ -94,16 +94,16 @@ def _largest(pre: np.ndarray, k: int, groups: int, out: np.ndarray, first: int, 
         row = pre[token]
         _maxima(row, top)
         count = _reach(row, _kth(top, k), found)
-        for each in range(count):
-            work[each] = row[found[each]]
+        for i in range(count):
+            work[i] = row[found[i]]
         cut, ties, place = _kth(work[:count], k), k, 0
-        for each in range(count):
-            ties -= row[found[each]] > cut
-        for each in range(count):
-            value = row[found[each]]
+        for i in range(count):
+            ties -= row[found[i]] > cut
+        for i in range(count):
+            value = row[found[i]]
             if place < k and (value > cut or (value == cut and ties > 0)):
                 ties -= value == cut
-                out[token, place] = found[each]
+                out[token, place] = found[i]
                 place += 1
 
 
@@ -116,12 +116,12 @@ def _above(pre: np.ndarray, floor: np.ndarray, found: np.ndarray, counts: np.nda
         row, before = pre[token], place
         for start in range(0, d_latent, RUN):
             part, under, some = row[start : start + RUN], floor[start : start + RUN], 0
-            for each in range(part.shape[0]):
-                some += part[each] > under[each]
+            for i in range(part.shape[0]):
+                some += part[i] > under[i]
             if some:
-                for each in range(part.shape[0]):
-                    if part[each] > under[each]:
-                        found[place] = start + each
+                for i in range(part.shape[0]):
+                    if part[i] > under[i]:
+                        found[place] = start + i
                         place += 1
         counts[token] = place - before
 
@@ -130,8 +130,8 @@ def _above(pre: np.ndarray, floor: np.ndarray, found: np.ndarray, counts: np.nda
 def _ordered(bits: np.ndarray, keys: np.ndarray) -> None:
     """Bits of bfloat16 numbers as integers of the same order."""
     for row in range(bits.shape[0]):
-        for each in range(bits.shape[1]):
-            keys[row, each] = bits[row, each] ^ ((bits[row, each] >> 15) & 0x7FFF)
+        for i in range(bits.shape[1]):
+            keys[row, i] = bits[row, i] ^ ((bits[row, i] >> 15) & 0x7FFF)
 
 
 @compiled
@@ -156,8 +156,8 @@ def _total(
         line = out[bag]
         for entry in range(starts[bag], starts[bag + 1]):
             value, row = values[entry], rows[indices[entry]]
-            for each in range(line.shape[0]):
-                line[each] += value * row[each]
+            for i in range(line.shape[0]):
+                line[i] += value * row[i]
 
 
 @compiled
@@ -169,8 +169,8 @@ def _dots(
         for entry in range(starts[bag], starts[bag + 1]):
             row = rows[indices[entry]]
             product = row.dtype.type(0)
-            for each in range(line.shape[0]):
-                product += line[each] * row[each]
+            for i in range(line.shape[0]):
+                product += line[i] * row[i]
             out[entry] = product
 
 
