@@ -11,15 +11,12 @@ from glassworks.cli.options import Json, lines_of, show, write_page
 from glassworks.errors import BadInput
 
 if TYPE_CHECKING:
-    from glassworks.circuits import Graph
     from glassworks.coders import Scope
     from glassworks.models import Model
-    from glassworks.transfer import Comparison, Evolution, PairedText, Sought
+    from glassworks.transfer import Comparison, FeatureMatches, PairedText
 
 COUNT = 2000
-SHOWN = 10
-
-Both = tuple["Model", "Scope"]
+LISTED = 10
 
 
 def compare(
@@ -61,22 +58,34 @@ def compare(
     if len(models) != 2 and (bridge or prompts or crosscoder):
         raise BadInput(f"--bridge, --prompts and --crosscoder are about two models; {len(models)} were given.")
     with Console(stderr=True).status("Comparing ..."):
-        loaded = [_loaded(*pair, device) for pair in zip(models, scopes, strict=True)]
+        from glassworks import transfer
+        from glassworks.coders import load_scope
+        from glassworks.models import load_model
+
+        loaded = [
+            (load_model(model, device=device), load_scope(scope).to(device))
+            for model, scope in zip(models, scopes, strict=True)
+        ]
         texts = _texts([model for model, _ in loaded], text or [], count)
         if len(loaded) == 1:
-            result = _layers(loaded[0], texts, coders, seed, page)
+            grown = transfer.evolve(*loaded[0], texts, coders, seed)
+            plain, html = grown.plain(), transfer.evolution_page(grown) if page else ""
+            chains = [
+                {"chain": " -> ".join(chain.features), "label": chain.labels[0], "last label": chain.labels[-1]}
+                for chain in grown.chains[:LISTED]
+            ]
+            tables = {"steps": transfer.step_rows(grown)} | ({"chains": chains} if chains else {})
         else:
-            extra = {"bridge": bridge, "prompts": prompts, "crosscoder": crosscoder}
-            found = [_pair(*pair, texts, coders, seed, extra) for pair in combinations(loaded, 2)]
-            result = _models(found, page)
-    show(result["plain"] if as_json else result["tables"], as_json)
-
-
-def _loaded(model: str, scope: str, device: str) -> Both:
-    from glassworks.coders import load_scope
-    from glassworks.models import load_model
-
-    return load_model(model, device=device), load_scope(scope).to(device)
+            found = [
+                _pair(one, other, texts, coders, seed, bridge, prompts, crosscoder)
+                for one, other in combinations(loaded, 2)
+            ]
+            plain = found[0].plain() if len(found) == 1 else {"pairs": [pair.plain() for pair in found]}
+            tables = {name: value for pair in found for name, value in _shared(pair).items()}
+            html = (transfer.pair_page(found[0]) if len(found) == 1 else transfer.family_page(found)) if page else ""
+        if page:
+            write_page(page, html)
+    show(plain if as_json else tables, as_json)
 
 
 def _texts(models: "Sequence[Model]", text: Sequence[str], count: int) -> "list[PairedText]":
@@ -97,131 +106,87 @@ def _texts(models: "Sequence[Model]", text: Sequence[str], count: int) -> "list[
     return [document.text for document in islice(stream(1001, 0, "held_out"), count)]
 
 
-def _layers(one: Both, texts: "list[PairedText]", coders: str, seed: int, page: Path | None) -> dict[str, Any]:
-    from glassworks.transfer import evolution_page, evolve
-
-    found = evolve(*one, texts, coders, seed)
-    if page:
-        write_page(page, evolution_page(found))
-    return {"plain": found.plain(), "tables": _followed(found)}
-
-
 def _pair(
-    one: Both, other: Both, texts: "list[PairedText]", coders: str, seed: int, extra: dict[str, Any]
+    one: "tuple[Model, Scope]",
+    other: "tuple[Model, Scope]",
+    texts: "list[PairedText]",
+    coders: str,
+    seed: int,
+    bridge: Path | None,
+    prompts: Path | None,
+    crosscoder: str,
 ) -> "Comparison":
     from glassworks import transfer
+    from glassworks.circuits import traces
     from glassworks.coders import Crosscoder, load_scope
-    from glassworks.transfer import Comparison
 
     (a, scope_a), (b, scope_b) = one, other
-    known = transfer.load_bridge(extra["bridge"]) if extra["bridge"] else None
-    joint = list(load_scope(extra["crosscoder"]).coders.values()) if extra["crosscoder"] else []
+    known = transfer.load_bridge(bridge) if bridge else None
+    joint = list(load_scope(crosscoder).coders.values()) if crosscoder else []
     if joint and (len(joint) > 1 or not isinstance(joint[0], Crosscoder)):
-        raise BadInput(f"The scope {extra['crosscoder']} holds more or other than one crosscoder; give one that does.")
+        raise BadInput(f"The scope {crosscoder} holds more or other than one crosscoder; give one that does.")
     if known:
         known.check(a, b)
     scopes, tuned = (scope_a, scope_b), transfer.share_basis(a, b)
     found = transfer.match_features(a, b, scopes, texts, coders, seed)
-    carry = transfer.over(known) if known else transfer.unchanged if tuned else None
-    graphs = _graphs(one, other, extra["prompts"]) if extra["prompts"] else None
-    return Comparison(
+    carry = transfer.carry_over(known) if known else transfer.carry_unchanged if tuned else None
+    edges = None
+    if prompts:
+        lines = [line for line in lines_of(prompts) if line.strip()]
+        if not lines:
+            raise BadInput(f"The file {prompts} has no prompts; write one a line.")
+        edges = transfer.wiring(traces(a, scope_a, lines), traces(b, scope_b, lines), found.forward, seed)
+    return transfer.Comparison(
         matching=found,
-        written=None if carry is None else transfer.written(found.forward, carry),
-        wiring=None if graphs is None else transfer.wiring(*graphs, found.forward, seed),
+        written=None if carry is None else transfer.compare_writes(found.forward, carry),
+        wiring=edges,
         scaling=transfer.scale_features(a, b, scopes, texts, coders) if tuned else None,
         joint=transfer.scale_crosscoder(joint[0], a, b, texts) if joint else None,
     )
 
 
-def _graphs(one: Both, other: Both, file: Path) -> "tuple[list[Graph], list[Graph]]":
-    from glassworks.circuits import traces
-
-    asked = [each for each in lines_of(file) if each.strip()]
-    if not asked:
-        raise BadInput(f"The file {file} has no prompts; write one a line.")
-    first, second = (traces(model, scope, asked) for model, scope in (one, other))
-    return first, second
-
-
-def _models(found: "list[Comparison]", page: Path | None) -> dict[str, Any]:
-    from glassworks.transfer import family_page, pair_page
-
-    if page:
-        write_page(page, pair_page(found[0]) if len(found) == 1 else family_page(found))
-    plain = found[0].plain() if len(found) == 1 else {"pairs": [each.plain() for each in found]}
-    return {"plain": plain, "tables": {name: value for each in found for name, value in _shared(each).items()}}
-
-
 def _shared(found: "Comparison") -> dict[str, Any]:
-    """What a terminal holds of one comparison, in tables whose names tell the models apart."""
-    both, listed = found.matching, found.matching.forward.matches(SHOWN)
-    shown = ("feature", "label", "partner", "partner_label", "r")
-    facts: dict[str, Any] = {
-        f"{both.a} in {both.b}": _rows(both.forward),
-        f"{both.b} in {both.a}": _rows(both.backward),
-        f"features of {both.a} and {both.b}": [{name: each[name] for name in shown} for each in listed],
-        f"figures of {both.a} and {both.b}": [{"figure": name, "value": value} for name, value in _figures(found)],
+    """The tables that a terminal shows of one comparison; their names hold those of the models."""
+    from glassworks.pages import with_interval
+
+    both, columns = found.matching, ("feature", "label", "partner", "partner_label", "r")
+    figures = {"each other's best partners": f"{int(both.mutual.sum()):,}"}
+    if found.written:
+        figures["cosine of what they write"] = with_interval(found.written.mean)
+        figures["its rank among all features (chance 0.5)"] = with_interval(found.written.mean_rank)
+    if found.wiring:
+        figures[f"of {found.wiring.edges} edges of A, in B"] = with_interval(found.wiring.kept)
+        figures["with partners permuted at random"] = f"{found.wiring.chance:.3g}, p {found.wiring.p:.3f}"
+    if found.scaling:
+        figures[f"share new in {both.b}"] = with_interval(found.scaling.share)
+    if found.joint:
+        figures["share of the crosscoder's latents of B that are new"] = with_interval(found.joint.share)
+
+    def rows(side: "FeatureMatches") -> list[dict[str, Any]]:
+        return [
+            {
+                "coder": row.coder,
+                "alive": row.alive,
+                "found": with_interval(row.found),
+                "r": with_interval(row.r),
+                "r of random features": row.chance,
+                "r of permuted partners": row.permuted,
+            }
+            for row in side.summaries
+        ]
+
+    tables: dict[str, Any] = {
+        f"{both.a} in {both.b}": rows(both.forward),
+        f"{both.b} in {both.a}": rows(both.backward),
+        f"features of {both.a} and {both.b}": [
+            {name: match[name] for name in columns} for match in both.forward.matches(LISTED)
+        ],
+        f"figures of {both.a} and {both.b}": [{"figure": name, "value": value} for name, value in figures.items()],
     }
     for name, part in (("scaling", found.scaling), ("crosscoder", found.joint)):
         if part:
-            facts[f"only in one of {both.a} and {both.b}, by {name}"] = [
-                {key: value[0] if isinstance(value, list) else value for key, value in each.items()}
-                for each in part.records(SHOWN)
+            tables[f"only in one of {both.a} and {both.b}, by {name}"] = [
+                {key: value[0] if isinstance(value, list) else value for key, value in record.items()}
+                for record in part.records(LISTED)
             ]
-    return {name: value for name, value in facts.items() if value}
-
-
-def _figures(found: "Comparison") -> list[tuple[str, str]]:
-    """The figures that are one number, each with its interval."""
-    told = [("each other's best partners", f"{int(found.matching.mutual.sum()):,}")]
-    if found.written:
-        told += [("cosine of what they write", _told(found.written.mean))]
-        told += [("its rank among all features (chance 0.5)", _told(found.written.mean_rank))]
-    if found.wiring:
-        wired = found.wiring
-        told += [(f"of {wired.edges} edges of A, in B", _told(wired.kept))]
-        told += [("with partners dealt at random", f"{wired.chance:.3g}, p {wired.p:.3f}")]
-    if found.scaling:
-        told += [(f"share new in {found.matching.b}", _told(found.scaling.share))]
-    if found.joint:
-        told += [("share of the crosscoder's latents of B that are new", _told(found.joint.share))]
-    return told
-
-
-def _rows(side: "Sought") -> list[dict[str, Any]]:
-    return [
-        {
-            "coder": row.coder,
-            "alive": row.alive,
-            "found": _told(row.found),
-            "r": _told(row.r),
-            "r of random features": row.chance,
-            "r of dealt partners": row.dealt,
-        }
-        for row in side.rows
-    ]
-
-
-def _followed(found: "Evolution") -> dict[str, Any]:
-    steps = [
-        {
-            "step": f"{each.lower} -> {each.upper}",
-            "found above": _told(each.going_on),
-            "found below": _told(each.known),
-            "chained": each.chained,
-            "split": each.split,
-            "merged": each.merged,
-            "r": each.r,
-            "cosine": each.cosine,
-        }
-        for each in found.steps
-    ]
-    chains = [
-        {"chain": " -> ".join(each.features), "label": each.labels[0], "last label": each.labels[-1]}
-        for each in found.chains[:SHOWN]
-    ]
-    return {"steps": steps} | ({"chains": chains} if chains else {})
-
-
-def _told(value: tuple[float, float, float]) -> str:
-    return f"{value[0]:.3g} [{value[1]:.3g}, {value[2]:.3g}]"
+    return {name: value for name, value in tables.items() if value}

@@ -10,22 +10,24 @@ from glassworks.coders import Crosscoder, JumpReLU, Latents, Transcoder
 from glassworks.errors import BadInput
 from glassworks.models import Model
 from glassworks.sites import Site
-from glassworks.transfer import PairedStates, record_both, second_site
-from glassworks.transfer.match import (
+from glassworks.transfer import (
     Dictionary,
     Matching,
+    PairedStates,
     View,
-    followed,
-    matched,
+    carry_unchanged,
+    compare_writes,
+    follow_chains,
+    match_dictionaries,
     norm_difference,
+    record_both,
     scale_crosscoder,
-    scaled,
+    scale_views,
+    second_site,
     share_basis,
-    unchanged,
-    written,
 )
-from glassworks.transfer.match.scaling import sides
-from glassworks.transfer.match.together import Search, Trial, coincidences
+from glassworks.transfer.coactivation import PairSums, Search, coincidences
+from glassworks.transfer.scaling import crosscoder_sites
 from tests.transfer import worlds
 
 WIDTH, LATENTS, TOKENS = 12, 40, 3000
@@ -69,7 +71,7 @@ def found(mine: Transcoder, other: Transcoder, turn: Tensor | None = None, shuff
         y = x if turn is None else x @ turn
         y = y[torch.randperm(TOKENS, generator=torch.Generator().manual_seed(3))] if shuffled else y
         halves.append(rows({str(SITE): x}, {str(SITE): y}))
-    return matched(Dictionary({"a": mine}), Dictionary({"b": other}), *halves)
+    return match_dictionaries(Dictionary({"a": mine}), Dictionary({"b": other}), *halves)
 
 
 def test_a_permuted_dictionary_is_found_feature_by_feature():
@@ -84,7 +86,7 @@ def test_a_permuted_dictionary_is_found_feature_by_feature():
     assert side.whole.found == (1.0, 1.0, 1.0) == result.backward.whole.found
     assert result.mutual.all()
     assert side.whole.chance < 0.8
-    assert abs(side.whole.dealt) < 0.1
+    assert abs(side.whole.permuted) < 0.1
     plain = result.plain()
     assert plain["one_to_one"] == {"pairs": LATENTS, "r": pytest.approx(1.0)}
     assert plain["a_in_b"]["shares"] == (((1.0, 1.0, 1.0),),)
@@ -115,14 +117,14 @@ def test_a_turned_model_writes_the_same_through_the_map():
     other = of((mine.encoder_rows(order) @ turn), mine.decoder_rows(order) @ turn)
     result = found(mine, other, turn)
     assert result.forward.found.all()
-    known = written(result.forward, lambda *_: lambda vectors: vectors @ turn)
+    known = compare_writes(result.forward, lambda *_: lambda vectors: vectors @ turn)
     torch.testing.assert_close(known.cosine, torch.ones(LATENTS))
     assert known.mean[0] == pytest.approx(1.0)
     assert known.mean_rank[0] > 0.95
     assert abs(known.chance) < 0.2
-    unaware = written(result.forward, unchanged)
+    unaware = compare_writes(result.forward, carry_unchanged)
     assert abs(unaware.mean[0]) < 0.4
-    nothing = written(result.forward, lambda *_: None)
+    nothing = compare_writes(result.forward, lambda *_: None)
     assert nothing.cosine.isnan().all()
 
 
@@ -140,22 +142,22 @@ def test_sums_are_those_of_dense_activations():
     mine, other = Dictionary({"a": coder(0)}), Dictionary({"b": coder(1), "c": coder(2)})
     search, blocks = Search(mine.width, other.width), torch.arange(TOKENS) % 5
     every = torch.cartesian_prod(torch.arange(mine.width), torch.arange(other.width)).T
-    trial = Trial(*every, mine.width, other.width)
+    sums = PairSums(*every, mine.width, other.width)
     x = {str(SITE): states(0)}
     whole = mine.encode(x).dense(), other.encode(x).dense()
     for part in torch.arange(TOKENS).chunk(4):
         encoded = mine.encode({str(SITE): x[str(SITE)][part]}), other.encode({str(SITE): x[str(SITE)][part]})
         search.add(*encoded)
-        trial.add(*encoded, blocks[part])
+        sums.add(*encoded, blocks[part])
     dense = torch.corrcoef(torch.cat(whole, 1).double().T)[: mine.width, mine.width :]
-    products = search.products
+    products = search.pairs
     torch.testing.assert_close(products.r, dense[products.left, products.right])
-    drawn = trial.correlations(*every)
+    drawn = sums.correlations(*every)
     torch.testing.assert_close(drawn[0].double().view_as(dense), dense, atol=1e-5, rtol=0)
     assert (
         (drawn[1:].quantile(0.001, 0) <= drawn[0]) & (drawn[0] <= drawn[1:].quantile(0.999, 0))
     ).float().mean() > 0.9
-    assert trial.correlations(torch.tensor([-1]), torch.tensor([3]))[0].item() == 0
+    assert sums.correlations(torch.tensor([-1]), torch.tensor([3]))[0].item() == 0
     by_coder, best = products.best(mine.width, other.home, 2)
     assert (dense[torch.arange(mine.width), best] == dense.amax(1)).all()
     assert (dense[torch.arange(mine.width), by_coder[:, 1]] == dense[:, LATENTS:].amax(1)).all()
@@ -166,7 +168,7 @@ def test_one_to_one_leaves_no_two_that_prefer_each_other():
     search = Search(mine.width, other.width)
     x = {str(SITE): states(0)}
     search.add(mine.encode(x), other.encode(x))
-    products = search.products
+    products = search.pairs
     partner = products.one_to_one(mine.width, other.width)
     r = torch.full((mine.width, other.width), -1.0, dtype=torch.float64)
     r[products.left, products.right] = products.r
@@ -196,7 +198,7 @@ def test_concepts_are_followed_up_and_new_ones_are_born():
     decoder = torch.cat([first.decoder_rows(kept), fresh])
     layers = Dictionary({"low": first, "high": of(encoder, decoder, second_)})
     halves = [rows(x, x) for x in ({str(SITE): states(s), str(second_): states(s)} for s in (0, 1))]
-    result = followed(matched(layers, layers, *halves).forward, "m")
+    result = follow_chains(match_dictionaries(layers, layers, *halves).forward, "m")
     (step,) = result.steps
     chains = {each.features for each in result.chains}
     assert {(f"low/{each}", f"high/{place}") for place, each in enumerate(kept.tolist())} <= chains
@@ -217,9 +219,9 @@ def test_planted_scales_are_recovered():
     written_a = (own_latents.dense() * scale) @ own.decoder_rows(torch.arange(WIDTH))
     documents, none = torch.arange(TOKENS) % 30, torch.zeros(TOKENS, WIDTH)
     dictionary = Dictionary({"own": own}, {"own": [f"f{n}" for n in range(WIDTH)]})
-    rebuilt = scaled(dictionary, [[View("own", own_latents, (written_a, written_b), (none, none), documents)]])
+    rebuilt = scale_views(dictionary, [View("own", own_latents, (written_a, written_b), (none, none), documents)])
     torch.testing.assert_close(rebuilt.ratios[0], scale, atol=1e-5, rtol=0)
-    left = scaled(dictionary, [[View("own", own_latents, (none, written_b), (written_a, none), documents)]])
+    left = scale_views(dictionary, [View("own", own_latents, (none, written_b), (written_a, none), documents)])
     torch.testing.assert_close(left.ratios[1], scale, atol=1e-5, rtol=0)
     torch.testing.assert_close(left.ratios[0], torch.zeros(WIDTH))
     assert (rebuilt.new == (scale < 0.5)).all()
@@ -257,7 +259,7 @@ def test_a_crosscoder_over_two_models_tells_whose_a_latent_is():
     expected = whole[1] - 1 + share[:, 0]
     torch.testing.assert_close(whole[0, result.alive], expected[result.alive], atol=1e-3, rtol=1e-3)
     with pytest.raises(BadInput, match="numbered on from 5"):
-        sides(crosscoder, 5)
+        crosscoder_sites(crosscoder, 5)
 
 
 def test_norm_difference_is_0_for_a_alone_and_1_for_b_alone():

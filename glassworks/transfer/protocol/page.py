@@ -2,8 +2,7 @@
 
 from html import escape
 
-from glassworks.pages import document, table
-from glassworks.transfer.match.pictures import STYLE, bars
+from glassworks.pages import PICTURE_STYLE, document, interval_bars, table
 from glassworks.transfer.protocol.evaluate import Evaluation, Row
 
 TEXT = "; ".join(
@@ -22,14 +21,14 @@ def page(found: Evaluation) -> str:
     sets = list(found.rows[0].rates) if found.rows else []
     pictures = "".join(
         f"<figure><figcaption>{escape(name)}</figcaption>"
-        f"{bars([(row.name, row.rates[name]) for row in found.rows])}</figure>"
+        f"{interval_bars([(row.name, row.rates[name]) for row in found.rows])}</figure>"
         for name in sets
     )
     groups = [{"supernode": name, **rates} for name, rates in found.groups.items()]
     columns = list(dict.fromkeys(name for row in groups for name in row))
     probes = list(dict.fromkeys(name for row in found.rows for name in row.probes))
     figures = [_figures(row) for row in found.rows]
-    body = [STYLE, WIDER, said, f'<p class="note">{TEXT}.</p><div class="panels wide">{pictures}</div>']
+    body = [PICTURE_STYLE, WIDER, said, f'<p class="note">{TEXT}.</p><div class="panels wide">{pictures}</div>']
     body += ["<h2>Figures</h2>", table(figures, list(figures[0]) if figures else [])]
     body += ["<h2>Probes of what the model could do before</h2>"]
     body += [table([{"system": row.name, **row.probes} for row in found.rows], ["system", *probes])]

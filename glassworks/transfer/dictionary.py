@@ -1,7 +1,7 @@
-"""Dictionaries: the features of a scope's coders as one table, numbered through.
+"""Dictionaries: the features of a scope's coders as one table with consecutive numbers.
 
-Matching wants to ask "which of all features of that model", so coders are laid side by side. A dictionary also makes
-its own null: a twin of random features that are active as often. This module must not know models or matches.
+Matching searches among all features of a model, so coders are laid side by side. A dictionary also makes its own null:
+a random twin, whose features are active as often.
 """
 
 from collections.abc import Mapping, Sequence
@@ -47,18 +47,22 @@ class Dictionary:
         Raises:
             NotFound: nothing fits.
         """
-        words = {entry.name: {entry.name, entry.kind, *_words(entry.reads)} for entry in scope.entries}
-        fitting = [chosen] if chosen in words else [name for name, said in words.items() if chosen in said]
+
+        def words_of(reads: Sequence[Site]) -> set[str]:
+            return {word for site in reads for word in (site.name, site.kind)}
+
+        words = {entry.name: {entry.name, entry.kind, *words_of(entry.reads)} for entry in scope.entries}
+        fitting = [chosen] if chosen in words else [name for name, own in words.items() if chosen in own]
         names = fitting if chosen else scope.replacement or [*scope]
         if not names:
             known = sorted(set().union(*words.values()))
             raise NotFound(f"The scope {scope.name} has no coder {chosen!r}; {nearest(chosen, known)}.")
-        found: dict[str, Coder] = {}
+        coders: dict[str, Coder] = {}
         for name in names:
             parts = scope[name].parts
-            some = [part for part in parts if chosen in _words(part.reads)] or parts
-            found |= {name: scope[name]} if len(parts) == 1 else {part.id: part for part in some}
-        return cls(found, scope.labels)
+            some = [part for part in parts if chosen in words_of(part.reads)] or parts
+            coders |= {name: scope[name]} if len(parts) == 1 else {part.id: part for part in some}
+        return cls(coders, scope.labels)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -103,15 +107,15 @@ class Dictionary:
         return labels[latent] if labels else ""
 
     def encode(self, values: Mapping[str, Float[Tensor, "row _"]]) -> Latents:
-        """Encode rows with every coder; the features come to the processor, where they are few and are summed.
+        """Encode rows with every coder; the latents, which are few, come to the CPU, where they are summed.
 
         Args:
             values: site -> activations, all of the same tokens.
         """
-        return at_hand(Latents.side_by_side([encoded(coder, values) for coder in self.coders.values()]))
+        return on_cpu(Latents.side_by_side([encode(coder, values) for coder in self.coders.values()]))
 
     def twin(self, values: Mapping[str, Float[Tensor, "row _"]], seed: int = 0) -> "Dictionary":
-        """A dictionary of random features: what could be matched by chance where a model's own features are not.
+        """A dictionary of random features, which shows what is matched by chance.
 
         Every latent reads a random direction that varies as the activations do (a Gaussian of their covariance) and is
         active as often as its original, above a threshold.
@@ -120,47 +124,33 @@ class Dictionary:
             values: site -> activations that directions and thresholds are drawn from.
             seed: of the directions.
         """
-        generator = torch.Generator().manual_seed(seed)
-        return Dictionary({name: _twin(coder, values, generator) for name, coder in self.coders.items()})
+        generator, coders = torch.Generator().manual_seed(seed), {}
+        for name, coder in self.coders.items():
+            x = torch.cat([values[site.name].float() for site in coder.reads], -1)
+            if len(x) < 2:
+                raise BadInput("Random features need two tokens at least to be drawn from; give more text.")
+            counts, mean = torch.bincount(encode(coder, values).indices, minlength=coder.d_latent), x.mean(0)
+            noise = torch.randn(coder.d_latent, len(x), generator=generator).to(x.device)
+            rows = noise @ (x - mean) / len(x) ** 0.5
+            # The threshold of a latent lies just below its `count` largest readings, and is not negative. Sorting
+            # along memory is several times faster.
+            ordered = ((x - mean) @ rows.T).T.contiguous().sort(1, descending=True).values
+            below = torch.cat([ordered, ordered.new_full((len(ordered), 1), -SILENT)], 1)
+            threshold = below.gather(1, counts[:, None])[:, 0].clamp(min=0.0)
+            activation = JumpReLU(torch.where(counts > 0, threshold, SILENT))
+            weights = {"w_enc": rows, "b_enc": -(rows @ mean)}
+            weights[f"w_dec.{coder.writes[0]}"] = rows.new_zeros(coder.d_latent, 1)
+            coders[name] = Crosscoder(coder.reads, [coder.writes[0]], activation, weights).requires_grad_(False)
+        return Dictionary(coders)
 
 
-def encoded(coder: Coder, values: Mapping[str, Float[Tensor, "row _"]]) -> Latents:
+def encode(coder: Coder, values: Mapping[str, Float[Tensor, "row _"]]) -> Latents:
     """Encode rows with a coder of one or several read sites."""
     if isinstance(coder, Crosscoder):
         return coder.encode({site.name: values[site.name].float() for site in coder.reads})
     return coder.encode(values[coder.reads[0].name].float())
 
 
-def at_hand(latents: Latents) -> Latents:
-    """The same in the processor's memory."""
+def on_cpu(latents: Latents) -> Latents:
+    """The same latents in the CPU's memory."""
     return Latents(latents.positions.cpu(), latents.indices.cpu(), latents.values.cpu(), latents.shape)
-
-
-def _words(reads: Sequence[Site]) -> set[str]:
-    return {word for site in reads for word in (site.name, site.kind)}
-
-
-def _twin(coder: Coder, values: Mapping[str, Tensor], generator: torch.Generator) -> Crosscoder:
-    x = torch.cat([values[site.name].float() for site in coder.reads], -1)
-    if len(x) < 2:
-        raise BadInput("Random features need two tokens at least to be drawn from; give more text.")
-    counts = torch.bincount(encoded(coder, values).indices, minlength=coder.d_latent)
-    mean = x.mean(0)
-    noise = torch.randn(coder.d_latent, len(x), generator=generator).to(x.device)
-    rows = noise @ (x - mean) / len(x) ** 0.5
-    write = coder.writes[0]
-    weights = {
-        "w_enc": rows,
-        "b_enc": -(rows @ mean),
-        f"w_dec.{write}": rows.new_zeros(coder.d_latent, 1),
-    }
-    found = Crosscoder(coder.reads, [write], JumpReLU(_thresholds((x - mean) @ rows.T, counts)), weights)
-    return found.requires_grad_(False)
-
-
-def _thresholds(reads: Float[Tensor, "row latent"], counts: Int[Tensor, " latent"]) -> Float[Tensor, " latent"]:
-    """What lies just below the `counts` largest values of each column, and is not negative."""
-    ordered = reads.T.contiguous().sort(1, descending=True).values  # along memory, which is several times faster
-    below = torch.cat([ordered, ordered.new_full((len(ordered), 1), -SILENT)], 1)
-    found = below.gather(1, counts[:, None])[:, 0].clamp(min=0.0)
-    return torch.where(counts > 0, found, SILENT)

@@ -1,19 +1,22 @@
-"""Together: how features of two dictionaries go together over a text, pair by pair.
+"""Coactivation: correlations of the features of two dictionaries over a text, pair by pair.
 
 Of millions of pairs few are ever active at the same token, so only those have a sum. A search keeps them all; once
-pairs are chosen, a trial sums these alone, by block of text, on text that the search never saw, so that a pair's
-correlation is not the luck of having been chosen. This module must not know where features come from.
+pairs are chosen, `PairSums` adds up these alone, by block of text, on text that the search never saw, so that a pair's
+correlation is not biased by having been chosen. Intervals redraw the blocks.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import isnan
 from typing import final
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from glassworks import stats
 from glassworks.coders import Latents
+from glassworks.stats import LEVEL, Estimate
 
 Interval = tuple[float, float, float]
 """A figure over all of a text, and the ends of its 95 % interval over texts drawn anew from its blocks."""
@@ -22,7 +25,7 @@ PAIRS = 1 << 22
 BLOCKS = 24
 """Parts of the text that are drawn anew for intervals."""
 DRAWS = 200
-LEVEL = 0.95
+"""Redrawn texts, of which every feature has its own figures."""
 COLUMNS = 1 << 14
 """Pairs whose correlations are drawn at a time."""
 
@@ -50,8 +53,9 @@ class Search:
     def add(self, a: Latents, b: Latents) -> None:
         """Take in the features of the same tokens."""
         self.rows += a.tokens
-        self.a += moments(a)
-        self.b += moments(b)
+        for sums, latents in ((self.a, a), (self.b, b)):
+            values = latents.values.double()
+            sums.index_add_(1, latents.indices, torch.stack([torch.ones_like(values), values, values * values]))
         for left, right in coincidences(a, b):
             keys = a.indices[left] * b.d_latent + b.indices[right]
             self._waiting.append(_summed(keys, a.values[left].double() * b.values[right].double()))
@@ -59,14 +63,14 @@ class Search:
             self._merge()
 
     @property
-    def products(self) -> "Products":
+    def pairs(self) -> "PairCorrelations":
         """All pairs, in the order of their numbers."""
         self._merge()
         keys, sums = self._merged
         left, right = keys // self.b.shape[1], keys % self.b.shape[1]
         stack = torch.stack([self.a[1:, left], self.b[1:, right]])
-        found = pearson(torch.tensor(float(self.rows)), stack[0, 0], stack[1, 0], stack[0, 1], stack[1, 1], sums)
-        return Products(left, right, found)
+        r = correlate(torch.tensor(float(self.rows)), stack[0, 0], stack[1, 0], stack[0, 1], stack[1, 1], sums)
+        return PairCorrelations(left, right, r)
 
     def _merge(self) -> None:
         parts = [self._merged, *self._waiting]
@@ -76,7 +80,7 @@ class Search:
 
 @final
 @dataclass(frozen=True, eq=False)
-class Products:
+class PairCorrelations:
     """Pairs of features and their correlation.
 
     Attributes:
@@ -90,9 +94,9 @@ class Products:
     r: Float[Tensor, " pair"]
 
     @property
-    def swapped(self) -> "Products":
+    def swapped(self) -> "PairCorrelations":
         """The same with the dictionaries in each other's place."""
-        return Products(self.right, self.left, self.r)
+        return PairCorrelations(self.right, self.left, self.r)
 
     def best(
         self, width: int, home: Int[Tensor, " feature"], homes: int
@@ -107,8 +111,8 @@ class Products:
         group = self.left * homes + home[self.right]
         most = self.r.new_full((width * homes,), -2.0).scatter_reduce(0, group, self.r, "amax")
         first = (self.r == most[group]) & (self.r > 0)
-        found = torch.full((width * homes,), -1).scatter_reduce(0, group[first], self.right[first], "amax")
-        by_home = found.reshape(width, homes)
+        best = torch.full((width * homes,), -1).scatter_reduce(0, group[first], self.right[first], "amax")
+        by_home = best.reshape(width, homes)
         return by_home, by_home.gather(1, most.reshape(width, homes).argmax(1, keepdim=True))[:, 0]
 
     def one_to_one(self, width_a: int, width_b: int) -> Int[Tensor, " width_a"]:
@@ -117,24 +121,27 @@ class Products:
         Pairs are made from the highest correlation down, so no two features that both prefer each other to their
         partners are left apart (a stable matching; Gale and Shapley 1962).
         """
-        found = torch.full((width_a,), -1)
-        left, right, r = (each[self.r > 0] for each in (self.left, self.right, self.r))
+        partner = torch.full((width_a,), -1)
+        left, right, r = (values[self.r > 0] for values in (self.left, self.right, self.r))
         while len(left):
             mine = r.new_full((width_a,), -2.0).scatter_reduce(0, left, r, "amax")
             other = r.new_full((width_b,), -2.0).scatter_reduce(0, right, r, "amax")
             mutual = (r == mine[left]) & (r == other[right])
-            some = torch.full((width_a,), -1).scatter_reduce(0, left[mutual], right[mutual], "amax")
-            some = _once(some, width_b)
-            found = torch.where(some >= 0, some, found)
+            chosen = torch.full((width_a,), -1).scatter_reduce(0, left[mutual], right[mutual], "amax")
+            # Where correlations are equal, several features may have chosen one partner: the first keeps it.
+            known = (chosen >= 0).nonzero()[:, 0]
+            owner = torch.full((width_b,), width_a).scatter_reduce(0, chosen[known], known, "amin")
+            kept = known[owner[chosen[known]] == known]
+            partner[kept] = chosen[kept]
             taken = torch.zeros(width_b, dtype=torch.bool)
-            taken[some[some >= 0]] = True
-            rest = (found[left] < 0) & ~taken[right]
+            taken[chosen[kept]] = True
+            rest = (partner[left] < 0) & ~taken[right]
             left, right, r = left[rest], right[rest], r[rest]
-        return found
+        return partner
 
 
 @final
-class Trial:
+class PairSums:
     """Sums of chosen pairs, by block of text.
 
     Args:
@@ -146,7 +153,7 @@ class Trial:
 
     def __init__(self, left: Int[Tensor, " pair"], right: Int[Tensor, " pair"], width_a: int, width_b: int) -> None:
         self.widths = (width_a, width_b)
-        self.keys, self._number = (left * width_b + right).unique(return_inverse=True)
+        self.keys = (left * width_b + right).unique()
         self.rows = torch.zeros(BLOCKS, dtype=torch.float64)
         self.sums = tuple(torch.zeros(2, BLOCKS * width, dtype=torch.float64) for width in self.widths)
         self.products = torch.zeros(BLOCKS * len(self.keys), dtype=torch.float64)
@@ -179,7 +186,7 @@ class Trial:
             right: feature of the second.
             seed: of the drawing.
         """
-        weights = draws(self.rows, seed)
+        weights = block_draws(self.rows, seed)
         parts = [
             self._correlations(weights, *each) for each in zip(left.split(COLUMNS), right.split(COLUMNS), strict=True)
         ]
@@ -196,7 +203,7 @@ class Trial:
         x, xx = (weights @ each.view(BLOCKS, -1)[:, left] for each in self.sums[0])
         y, yy = (weights @ each.view(BLOCKS, -1)[:, right] for each in self.sums[1])
         xy = weights @ self.products.view(BLOCKS, -1)[:, number]
-        return pearson((weights @ self.rows)[:, None], x, y, xx, yy, xy).masked_fill(none, 0.0).float()
+        return correlate((weights @ self.rows)[:, None], x, y, xx, yy, xy).masked_fill(none, 0.0).float()
 
 
 def coincidences(
@@ -222,28 +229,17 @@ def coincidences(
         yield left, first[left] + within
 
 
-def moments(latents: Latents) -> Float[Tensor, "3 feature"]:
-    """Count, sum and sum of squares of each feature."""
-    values = latents.values.double()
-    columns = torch.stack([torch.ones_like(values), values, values * values])
-    return torch.zeros(3, latents.d_latent, dtype=torch.float64).index_add_(1, latents.indices, columns)
-
-
-def pearson(n: Tensor, x: Tensor, y: Tensor, xx: Tensor, yy: Tensor, xy: Tensor) -> Tensor:
+def correlate(n: Tensor, x: Tensor, y: Tensor, xx: Tensor, yy: Tensor, xy: Tensor) -> Tensor:
     """Pearson's correlation from sums over n tokens; 0 where one side does not vary."""
-    spread = ((n * xx - x * x).clamp(min=0) * (n * yy - y * y).clamp(min=0)).sqrt()
-    varies = spread > 1e-12 * n * n * (xx * yy).sqrt()
-    return torch.where(varies, (n * xy - x * y) / spread.clamp(min=1e-300), 0.0).clamp(-1, 1)
+    sums = torch.stack(torch.broadcast_tensors(n, x, y, xx, yy, xy), -1)
+    return stats.pearson(sums.reshape(-1, 6))[0].nan_to_num(0.0).reshape(sums.shape[:-1])
 
 
-def draws(rows: Float[Tensor, " block"], seed: int = 0) -> Float[Tensor, "draw block"]:
+def block_draws(rows: Float[Tensor, " block"], seed: int = 0) -> Float[Tensor, "draw block"]:
     """How often each block counts: once, and then in `DRAWS` texts that are drawn from the blocks that hold any."""
     held = rows.nonzero()[:, 0]
-    generator = torch.Generator().manual_seed(seed)
-    chosen = held[torch.randint(max(len(held), 1), (DRAWS, len(held)), generator=generator)]
-    counts = torch.zeros(DRAWS, len(rows), dtype=torch.float64)
-    counts.scatter_add_(1, chosen, torch.ones(chosen.shape, dtype=torch.float64))
-    return torch.cat([torch.ones(1, len(rows), dtype=torch.float64), counts])
+    counts = torch.cat([*stats.draws(len(held), seed)])[: DRAWS + 1]
+    return torch.zeros(len(counts), len(rows), dtype=torch.float64).index_copy_(1, held, counts)
 
 
 def interval(found: Float[Tensor, " draw"], floor: int | float = -torch.inf, top: int | float = torch.inf) -> Interval:
@@ -256,6 +252,13 @@ def interval(found: Float[Tensor, " draw"], floor: int | float = -torch.inf, top
     """
     low, high = ends(found[:, None])
     return float(found[0]), float(max(low, floor)), float(min(high, top))
+
+
+def as_interval(estimate: Estimate) -> Interval:
+    """An estimate as value and ends; 0 where there is nothing to estimate, and no width where nothing was resampled."""
+    value = 0.0 if isnan(estimate.value) else estimate.value
+    low, high = (value if isnan(end) else end for end in estimate.ends)
+    return value, low, high
 
 
 def ends(found: Float[Tensor, "draw feature"]) -> tuple[Float[Tensor, " feature"], Float[Tensor, " feature"]]:
@@ -277,12 +280,3 @@ def _summed(keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     """Each key once, with the sum of its values."""
     unique, place = keys.unique(return_inverse=True)
     return unique, torch.zeros(len(unique), dtype=torch.float64).index_add_(0, place, values)
-
-
-def _once(partners: Int[Tensor, " a"], width: int) -> Int[Tensor, " a"]:
-    """Partners of which each stands once: where correlations are equal, the first feature keeps it."""
-    mine = torch.arange(len(partners))
-    known = partners >= 0
-    owner = torch.full((width,), len(partners)).scatter_reduce(0, partners[known], mine[known], "amin")
-    kept = known & (owner[partners.clamp(min=0)] == mine)
-    return torch.where(kept, partners, -1)

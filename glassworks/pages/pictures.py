@@ -1,14 +1,14 @@
 """Pictures: bars with intervals, histograms, scatters and flows as SVG text, without a library or a script.
 
-Colours are those of the page's style sheet. This module must not know what is drawn.
+Colours are those of the page's style sheet, with `PICTURE_STYLE` beside it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
-from glassworks.transfer.match.together import Interval
-
-STYLE = """<style>
+Interval = tuple[float, float, float]
+"""A figure and the ends of its interval."""
+PICTURE_STYLE = """<style>
 .wide { grid-template-columns: repeat(auto-fit, minmax(26rem, 1fr)); } text.in { font-size: 9px; fill: var(--ink); }
 .mid { text-anchor: middle; } .whisker { stroke: var(--ink); } .chance { stroke: var(--ink); stroke-dasharray: 3 3; }
 .note { font-size: .85rem; max-width: 46rem; } .hue-0 .dot, .hue-1 .dot { stroke: none; fill-opacity: .45; }
@@ -18,7 +18,7 @@ Spot = tuple[int | float, int | float]
 LEFT, WIDTH, ROW = 130, 520, 20
 
 
-def bars(rows: Sequence[tuple[str, Interval]], chance: float | None = None) -> str:
+def interval_bars(rows: Sequence[tuple[str, Interval]], chance: float | None = None) -> str:
     """Shares with their intervals, one bar a row.
 
     Args:
@@ -31,14 +31,14 @@ def bars(rows: Sequence[tuple[str, Interval]], chance: float | None = None) -> s
         drawn += [
             _text(LEFT - 6, middle + 3, name, "in end"),
             f'<rect x="{LEFT}" y="{top}" width="{max(value, 0) * scale:.1f}" height="{ROW - 6}" class="bar" '
-            f'fill-opacity="0.6"><title>{escape(name)}: {told((value, low, high))}</title></rect>',
+            f'fill-opacity="0.6"><title>{escape(name)}: {with_interval((value, low, high))}</title></rect>',
             _line((LEFT + low * scale, middle), (LEFT + high * scale, middle), "whisker"),
             _text(LEFT + max(value, high) * scale + 6, middle + 3, f"{value:.0%}", "in"),
         ]
     if chance is not None:
         x = LEFT + chance * scale
         drawn.append(_line((x, 0), (x, len(rows) * ROW), "chance"))
-    return svg(drawn, WIDTH, len(rows) * ROW + 4)
+    return _svg(drawn, WIDTH, len(rows) * ROW + 4)
 
 
 def histogram(lines: Mapping[str, Iterable[float]], label: str, low: float = 0.0, high: float = 1.0) -> str:
@@ -51,25 +51,28 @@ def histogram(lines: Mapping[str, Iterable[float]], label: str, low: float = 0.0
         high: right end.
     """
     count, drawn, tall = 40, [], 150
-    shares = {name: _shares(values, low, high, count) for name, values in lines.items()}
-    most = max((max(each) for each in shares.values()), default=0) or 1.0
-    for hue, (name, each) in enumerate(shares.items()):
+    shares: dict[str, list[float]] = {}
+    for name, values in lines.items():
+        cells = [min(max(int((value - low) / (high - low) * count), 0), count - 1) for value in values]
+        shares[name] = [cells.count(cell) / max(len(cells), 1) for cell in range(count)]
+    most = max((max(heights) for heights in shares.values()), default=0) or 1.0
+    for hue, (name, heights) in enumerate(shares.items()):
         points = " ".join(
             f"{LEFT + (n + side) * (WIDTH - LEFT) / count:.1f},{tall - share / most * (tall - 12):.1f}"
-            for n, share in enumerate(each)
+            for n, share in enumerate(heights)
             for side in (0, 1)
         )
         drawn.append(f'<g class="hue-{hue}"><polyline points="{points}"><title>{escape(name)}</title></polyline></g>')
     ticks = [low + (high - low) * n / 4 for n in range(5)]
     drawn += [_text(LEFT + n * (WIDTH - LEFT) / 4, tall + 13, f"{tick:g}", "tick") for n, tick in enumerate(ticks)]
     drawn.append(_text((LEFT + WIDTH) / 2, tall + 28, label, "label"))
-    return legend(list(lines)) + svg(drawn, WIDTH + 14, tall + 34)
+    return _legend(list(lines)) + _svg(drawn, WIDTH + 14, tall + 34)
 
 
 def scatter(
     points: Mapping[str, Sequence[tuple[float, float, str]]], labels: tuple[str, str], marks: tuple[float, float]
 ) -> str:
-    """Marks at places between -0.5 and 1.5; those beyond lie on the rim. Hovering over a mark tells its name.
+    """Marks at places between -0.5 and 1.5; those beyond lie on the rim. Hovering over a mark shows its name.
 
     Args:
         points: by the name of their set, x, y and name.
@@ -97,7 +100,7 @@ def scatter(
         drawn += [_text(left - 5, size - at(tick) + 3, f"{tick:g}", "tick end")]
     drawn.append(_text(left + size / 2, size + 28, labels[0], "label"))
     drawn.append(f'<text transform="translate(10 {size / 2}) rotate(-90)" class="label">{escape(labels[1])}</text>')
-    return legend(list(points)) + svg(drawn, left + size + 10, size + 34)
+    return _legend(list(points)) + _svg(drawn, left + size + 10, size + 34)
 
 
 def flow(steps: Sequence[tuple[str, int, float, float]], chained: Sequence[int]) -> str:
@@ -130,32 +133,22 @@ def flow(steps: Sequence[tuple[str, int, float, float]], chained: Sequence[int])
         )
         going = f"{count:,} chained, {1 - steps[n][3]:.0%} die"
         drawn.append(_text((x + 46 + after) / 2, tall + 26, going, "in mid"))
-    return svg(drawn, 40 + gap * len(steps), tall + 32)
+    return _svg(drawn, 40 + gap * len(steps), tall + 32)
 
 
-def svg(parts: Iterable[str], width: int | float, height: int | float) -> str:
-    """Parts as one picture."""
+def _svg(parts: Iterable[str], width: int | float, height: int | float) -> str:
     box = f"0 0 {width:.0f} {height:.0f}"
     return f'<svg viewBox="{box}" role="img" style="max-width: {width * 1.3:.0f}px">{"".join(parts)}</svg>'
 
 
-def legend(names: Sequence[str]) -> str:
-    """Names with their colours."""
+def _legend(names: Sequence[str]) -> str:
     hued = [f'<span style="--hue: var(--hue-{n})">{escape(name)}</span>' for n, name in enumerate(names)]
     return f'<div class="legend">{"".join(hued)}</div>'
 
 
-def told(value: Interval) -> str:
-    """A figure with its interval."""
+def with_interval(value: Interval) -> str:
+    """A figure with its interval, as text."""
     return f"{value[0]:.3g} [{value[1]:.3g}, {value[2]:.3g}]"
-
-
-def _shares(values: Iterable[float], low: float, high: float, count: int) -> list[float]:
-    counts, total = [0] * count, 0
-    for value in values:
-        counts[min(max(int((value - low) / (high - low) * count), 0), count - 1)] += 1
-        total += 1
-    return [each / max(total, 1) for each in counts]
 
 
 def _line(start: Spot, stop: Spot, kind: str) -> str:

@@ -1,0 +1,232 @@
+"""Report: the results of a comparison as one value, as JSON and as pages."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any, final
+
+from glassworks.pages import (
+    PICTURE_STYLE,
+    document,
+    flow,
+    heat,
+    histogram,
+    interval_bars,
+    scatter,
+    table,
+    with_interval,
+)
+from glassworks.transfer.coactivation import Interval
+from glassworks.transfer.depth import Evolution
+from glassworks.transfer.match import FeatureMatches, Matching
+from glassworks.transfer.partners import Wiring, WriteSimilarity
+from glassworks.transfer.scaling import MOST, Scaling
+
+LISTED = 60
+CHANCE = 0.05
+DOTS = 3000
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """What two models have in common, and what one has alone.
+
+    Attributes:
+        matching: features matched in both directions.
+        written: whether A's features and their partners write the same; None where no map is known.
+        wiring: whether partners are connected alike; None where no prompts were traced.
+        scaling: B's features in A; None where one was not trained on from the other.
+        joint: latents of a crosscoder over both, where one was given.
+    """
+
+    matching: Matching
+    written: WriteSimilarity | None = None
+    wiring: Wiring | None = None
+    scaling: Scaling | None = None
+    joint: Scaling | None = None
+
+    def plain(self, most: int = LISTED) -> dict[str, Any]:
+        """The figures and the first features of each list as JSON values."""
+        matching, parts = self.matching, {"written": self.written, "wiring": self.wiring, "scaling": self.scaling}
+        features = {"in_both": self.shared(most), "a_only": matching.forward.matches(most, False)}
+        features["b_only"] = matching.backward.matches(most, False)
+        plain = matching.plain() | {"features": features}
+        return plain | {name: part.plain() for name, part in (parts | {"crosscoder": self.joint}).items() if part}
+
+    def shared(self, most: int = LISTED) -> list[dict[str, Any]]:
+        """Features of both, with the cosine and rank of what they write where these are known."""
+        side, rows = self.matching.forward, self.matching.forward.matches(most)
+        for row, feature in zip(rows, side.order(most), strict=True):
+            if self.written is not None and bool(self.written.cosine[feature].isfinite()):
+                row["cosine"] = round(float(self.written.cosine[feature]), 4)
+                row["rank"] = round(float(self.written.rank[feature]), 4)
+        return rows
+
+
+def pair_page(found: Comparison) -> str:
+    """A page of two models."""
+    return document(f"{found.matching.a} and {found.matching.b}", [PICTURE_STYLE, *_pair(found)])
+
+
+def family_page(found: Sequence[Comparison]) -> str:
+    """A page of several models, each compared with each."""
+    names = list(dict.fromkeys(name for pair in found for name in (pair.matching.a, pair.matching.b)))
+    body = [PICTURE_STYLE, "<h2>Share of the features of each model (row) that are found in each other (column)</h2>"]
+    body.append(_heat(names, names, found_shares(found)))
+    for pair in found:
+        body += [f"<h1>{escape(pair.matching.a)} and {escape(pair.matching.b)}</h1>", *_pair(pair)]
+    return document(", ".join(names), body)
+
+
+def found_shares(found: Sequence[Comparison]) -> list[list[Interval]]:
+    """Share of each model's features that are found in each other model; 1 in itself."""
+    shares: dict[tuple[str, str], Interval] = {}
+    for pair in found:
+        a, b = pair.matching.a, pair.matching.b
+        shares[a, b], shares[b, a] = pair.matching.forward.whole.found, pair.matching.backward.whole.found
+    names = list(dict.fromkeys(name for pair in shares for name in pair))
+    return [[shares.get((row, column), (1.0, 1.0, 1.0)) for column in names] for row in names]
+
+
+def evolution_page(found: Evolution) -> str:
+    """A page of one model's layers."""
+    steps, names = found.steps, [*found.matches.home.names]
+    known, going = [0.0, *(step.known[0] for step in steps)], [*(step.going_on[0] for step in steps), 0.0]
+    layers = list(zip(names, [row.alive for row in found.matches.summaries], known, going, strict=False))
+    chains = [
+        {
+            "chain": " -> ".join(chain.features),
+            "labels": " | ".join(chain.labels),
+            "r": ", ".join(f"{r:.2f}" for r in chain.r),
+            "cosine": ", ".join(f"{cosine:.2f}" for cosine in chain.cosine),
+        }
+        for chain in found.chains[:LISTED]
+    ]
+    rows = step_rows(found)
+    body = [
+        PICTURE_STYLE,
+        '<p class="note">Each column is a layer: dark the share that is found in the layer below, light the share that '
+        "is born. Bands are features that are each other's best partner; the others die, split or merge.</p>",
+        f"<figure>{flow(layers, [step.chained for step in steps])}</figure>",
+        "<h2>From layer to layer</h2>",
+        table(rows, list(rows[0])),
+        "<h2>Share of each layer's features (row) that are found in each layer (column)</h2>",
+        _heat(names, names, found.matches.shares),
+        "<h2>Chains</h2>",
+        _words(chains, ("chain", "labels", "r", "cosine")) if chains else "<p>There are none.</p>",
+    ]
+    return document(f"{found.model}: how features change with depth", body)
+
+
+def step_rows(found: Evolution) -> list[dict[str, Any]]:
+    """Rows of a table, one a step from layer to layer."""
+    return [
+        {
+            "step": f"{step.lower} -> {step.upper}",
+            "found above": with_interval(step.going_on),
+            "found below": with_interval(step.known),
+            "chained": step.chained,
+            "split": step.split,
+            "merged": step.merged,
+            "r": step.r,
+            "cosine": step.cosine,
+        }
+        for step in found.steps
+    ]
+
+
+def _pair(found: Comparison) -> list[str]:
+    matching = found.matching
+    body = [
+        _side(side, of, where)
+        for side, of, where in ((matching.forward, matching.a, matching.b), (matching.backward, matching.b, matching.a))
+    ]
+    plain = matching.plain()
+    facts: dict[str, Any] = {
+        "tokens": " + ".join(f"{count:,}" for count in matching.rows),
+        "each other's best partner": plain["mutual"],
+        "one-to-one pairs": plain["one_to_one"]["pairs"],
+        "mean r of one-to-one pairs": plain["one_to_one"]["r"],
+    }
+    if found.written is not None:
+        facts |= {
+            "cosine of what found features and partners write": with_interval(found.written.mean),
+            "its rank among all features of the partner's coder (chance 0.5)": with_interval(found.written.mean_rank),
+        }
+    if (edges := found.wiring) is not None:
+        facts |= {
+            "prompts traced": edges.prompts,
+            "influence of A's recurring features with a partner": edges.matched,
+            "of these, influence of those whose partner recurs in B": edges.recurring,
+            f"of {edges.edges} edges of A, also in B": with_interval(edges.kept),
+            "the same with partners permuted at random": f"{edges.chance:.3g} (p {edges.p:.3f})",
+            "edges of both with the same sign": "" if edges.signs is None else edges.signs,
+        }
+    rows = [{"figure": name, "value": value} for name, value in facts.items()]
+    body += ["<h2>Figures</h2>", table(rows, ("figure", "value"))]
+    body += _scaled(found.scaling, f"What {matching.b} has that {matching.a} lacks: latent scaling")
+    body += _scaled(found.joint, "Latents of the crosscoder")
+    columns = ("feature", "label", "partner", "partner_label", "r", "low", "high", "cosine", "rank")
+    lists = {"Features of both": found.shared(), f"Only in {matching.a}": matching.forward.matches(LISTED, False)}
+    lists[f"Only in {matching.b}"] = matching.backward.matches(LISTED, False)
+    for heading, features in lists.items():
+        body += [f"<h2>{escape(heading)}</h2>", _words(features, columns)]
+    return body
+
+
+def _side(side: FeatureMatches, of: str, where: str) -> str:
+    lines = {"partner": side.r[side.alive].tolist(), "best random feature": side.chance[side.alive].tolist()}
+    rows = [
+        {
+            "coder": row.coder,
+            "alive": row.alive,
+            "silent": row.silent,
+            "found": with_interval(row.found),
+            "r of 0.7 and more": with_interval(row.strong),
+            "r": with_interval(row.r),
+            "r of random features": row.chance,
+            "r of permuted partners": row.permuted,
+        }
+        for row in side.summaries
+    ]
+    shares = interval_bars([(row.coder, row.found) for row in side.summaries], CHANCE)
+    return (
+        f"<h2>Features of {escape(of)} that are found in {escape(where)}</h2><div class='panels wide'>"
+        f"<figure><figcaption>share found; dashed: a random coder</figcaption>{shares}</figure>"
+        f"<figure><figcaption>correlation with the partner</figcaption>{histogram(lines, 'r')}</figure></div>"
+        f"<figure><figcaption>share found in each coder of {escape(where)} (column) by itself</figcaption>"
+        f"{_heat(side.home.names, side.other.names, side.shares)}</figure>{table(rows, list(rows[0]))}"
+    )
+
+
+def _scaled(found: Scaling | None, heading: str) -> list[str]:
+    if found is None:
+        return []
+    sets: Mapping[str, list[tuple[float, float, str]]] = {"found in both": [], "new": []}
+    for feature in found.alive.nonzero()[:, 0].tolist()[:DOTS]:
+        rebuilt, left = found.ratios[:, feature].tolist()
+        name = f"{found.features[feature]} {found.labels[feature]}"
+        sets["new" if found.new[feature] else "found in both"].append((rebuilt, left, name))
+    rows = [
+        {name: with_interval(tuple(value)) if isinstance(value, list) else value for name, value in row.items()}
+        for row in found.records(LISTED)
+    ]
+    note = (
+        f"{int((found.alive & found.new).sum()):,} of {int(found.alive.sum()):,} features are new: the ratio of the "
+        f"rebuilt part is below {MOST[0]}, that of the leftover below {MOST[1]}; share {with_interval(found.share)}."
+    )
+    axes = ("ratio of betas, rebuilt part", "ratio of betas, leftover")
+    return [
+        f'<h2>{escape(heading)}</h2><p class="note">{note}</p><figure>{scatter(sets, axes, MOST)}</figure>',
+        _words(rows, ("feature", "label", "of", "rebuilt", "leftover", "norm")),
+    ]
+
+
+def _words(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    """A table of words, aligned to the left."""
+    return f'<div class="words">{table(rows, columns)}</div>'
+
+
+def _heat(rows: Sequence[str], columns: Sequence[str], shares: Sequence[Sequence[Interval]]) -> str:
+    return heat(rows, columns, [[share[0] for share in line] for line in shares])
