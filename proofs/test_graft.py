@@ -24,7 +24,7 @@ def test_refusal_is_carried_into_a_model_that_never_refuses(keep):
     setup = runpy.run_path(str(ROOT / "examples" / "graft_refusal.py"))["setup"]()
     found = transfer.evaluate(setup, splits=5, report=lambda name: print(name, flush=True))
     keep("graft", found.plain())
-    replace_text(ROOT / "benchmarks" / "results" / "graft.html", transfer.page(found))
+    replace_text(ROOT / "benchmarks" / "results" / "graft.html", transfer.protocol_page(found))
     graft = found.row("graft", "node")
     assert graft is not None
     assert graft.rates["wanted"][0] >= WANTED

@@ -25,8 +25,7 @@ from glassworks.coders import Scope, load_scope, save_scope
 from glassworks.edits.patching import Pair, cells, sweep
 from glassworks.harvest import Reading, Rows, harvest, load_store
 from glassworks.train import Trainer, fit, grid, layouts
-from glassworks.transfer.graft import Fitting
-from glassworks.transfer.protocol import Behaviour, Judge, Setup, Task, evaluate, page, plain
+from glassworks.transfer import Behaviour, Fitting, Judge, Setup, Task, evaluate, plain_system, protocol_page
 from proofs import tim
 
 DATA = Path(os.environ.get("GLASSWORKS_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -157,7 +156,7 @@ def spelling(texts: Sequence[str]) -> list[tuple[str, str]]:
 def proxy(a: gw.Model, base: gw.Model, b: gw.Model) -> Any:
     """Proxy tuning by characters: the protocol's own needs one vocabulary. All of A must run."""
     to_a = torch.tensor([each if each < 3 else each + SHIFT for each in range(b.vocab_size)])
-    one, other, own = plain(a), plain(base), plain(b)
+    one, other, own = plain_system(a), plain_system(base), plain_system(b)
     return lambda ids: own(ids) + (one(to_a[ids]) - other(to_a[ids]))[..., to_a]
 
 
@@ -176,7 +175,7 @@ def test_a_circuit_between_models_that_were_trained_apart(data, keep):
     a, base, b = tuned(data, A, "tuned", train), gw.load_model(data / "models" / A), gw.load_model(data / "models" / B)
     base.name, b.name = A, B
     test = task(train, held)
-    was, learned = (means(Judge(base, test).behaviour(plain(model))) for model in (base, a))
+    was, learned = (means(Judge(base, test).behaviour(plain_system(model))) for model in (base, a))
     scope, (chosen, shares) = coders(a, train), heads(a, train)
     its = circuit(a, scope, train, chosen)
     bridge = transfer.align(a, b, [*test.domain, *test.general], reach=0.3, rows="all")
@@ -191,7 +190,7 @@ def test_a_circuit_between_models_that_were_trained_apart(data, keep):
         "proxy tuning by characters": means(Judge(b, test).behaviour(proxy(a, base, b))),
     }
     keep("graft_external", {**told, **found.plain()})
-    (RESULTS / "graft_external.html").write_text(page(found), encoding="utf-8")
+    (RESULTS / "graft_external.html").write_text(protocol_page(found), encoding="utf-8")
     assert learned["rates"]["wanted"] >= 0.95
     assert learned["rates"]["unwanted"] <= 0.05
     assert was["rates"]["wanted"] <= 0.05

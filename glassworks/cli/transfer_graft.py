@@ -100,7 +100,7 @@ def evaluate_graft(
         found = transfer.evaluate(setup, splits, each, report=lambda name: status.update(f"Evaluating: {name}"))
         found.save(out)
         if page is not None:
-            write_page(page, transfer.page(found))
+            write_page(page, transfer.protocol_page(found))
     rows = [
         {"system": row.name, **{name: f"{each[0]:.2f}" for name, each in row.rates.items()}, "KL": f"{row.kl[0]:.4f}"}
         for row in found.rows
@@ -156,7 +156,7 @@ def _layers(text: str, a: "Model", b: "Model") -> tuple[int, ...] | None:
 
 
 def _group(found: Any, name: str) -> dict[str, Any]:
-    stations = [each for each in found.stations if each.group == name]
+    stations = [each for each in found.parts if each.group == name]
     gains = [float(gain) for each in stations for gain in each.gains]
     reads = ", ".join(dict.fromkeys(each.source.name for each in stations))
     return {"supernode": name, "nodes": len(gains), "reads": reads, "mean gain": round(sum(gains) / len(gains), 3)}

@@ -18,7 +18,8 @@ from glassworks.transfer.carry import (
 )
 from glassworks.transfer.depth import Chain, Evolution, Step, evolve, follow_chains
 from glassworks.transfer.dictionary import Dictionary
-from glassworks.transfer.graft import Demonstrations, Fitting, Graft, Joint, fit_gains, load_graft, make_graft
+from glassworks.transfer.graft import Demonstrations, Fitting, Graft, MappedPart, fit_gains, load_graft
+from glassworks.transfer.grafting import make_graft
 from glassworks.transfer.maps import Map
 from glassworks.transfer.match import CoderSummary, FeatureMatches, Matching, match_dictionaries, match_features
 from glassworks.transfer.pairing import (
@@ -44,12 +45,10 @@ from glassworks.transfer.partners import (
 from glassworks.transfer.protocol import (
     Evaluation,
     Setup,
-    Task,
+    SystemResult,
     evaluate,
     load_evaluation,
-    page,
-    read_task,
-    world_task,
+    protocol_page,
 )
 from glassworks.transfer.report import Comparison, evolution_page, family_page, found_shares, pair_page, step_rows
 from glassworks.transfer.scaling import (
@@ -60,9 +59,11 @@ from glassworks.transfer.scaling import (
     scale_features,
     scale_views,
 )
+from glassworks.transfer.task import Behaviour, Judge, Task, edited_system, plain_system, read_task, world_task
 
 __all__ = [
     "STREAM",
+    "Behaviour",
     "Bridge",
     "Carried",
     "Chain",
@@ -75,8 +76,9 @@ __all__ = [
     "FeatureMatches",
     "Fitting",
     "Graft",
-    "Joint",
+    "Judge",
     "Map",
+    "MappedPart",
     "Matching",
     "PairedStates",
     "PairedText",
@@ -86,6 +88,7 @@ __all__ = [
     "Setup",
     "Standing",
     "Step",
+    "SystemResult",
     "Task",
     "TokenPairs",
     "View",
@@ -100,6 +103,7 @@ __all__ = [
     "compare_writes",
     "contrast",
     "discrimination",
+    "edited_system",
     "evaluate",
     "evolution_page",
     "evolve",
@@ -116,10 +120,11 @@ __all__ = [
     "match_dictionaries",
     "match_features",
     "norm_difference",
-    "page",
     "pair",
     "pair_page",
     "paired_states",
+    "plain_system",
+    "protocol_page",
     "race",
     "random_like",
     "read_task",

@@ -124,7 +124,7 @@ class FeatureMatches:
         rows = []
         for feature in self.order(most, found):
             partner = int(self.partner[feature])
-            row = {"feature": self.home.name(feature), "label": self.home.label(feature)}
+            row: dict[str, Any] = {"feature": self.home.name(feature), "label": self.home.label(feature)}
             row["partner"] = self.other.name(partner) if partner >= 0 else None
             row["partner_label"] = self.other.label(partner) if partner >= 0 else ""
             figures = {"r": self.r[feature], "low": self.span[0, feature], "high": self.span[1, feature]}

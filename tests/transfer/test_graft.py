@@ -12,9 +12,9 @@ from glassworks.edits import FeatureRef
 from glassworks.errors import BadInput, NotFound, Unsupported
 from glassworks.models import Model
 from glassworks.sites import Site
-from glassworks.transfer import Bridge, Demonstrations, Fitting, Graft, Joint, fit_gains, load_graft, make_graft
-from glassworks.transfer.graft import HeadPart, head_part, partner_counts
-from glassworks.transfer.pairing import pair
+from glassworks.transfer import Bridge, Demonstrations, Fitting, Graft, fit_gains, load_graft, make_graft, pair
+from glassworks.transfer.grafting import partner_counts
+from glassworks.transfer.parts import HeadPart, head_part
 from tests.transfer import worlds
 
 FEATURES = 6
@@ -53,7 +53,7 @@ def circuit() -> Circuit:
 def graft(twins: worlds.Twins, bridge: Bridge, scope, circuit) -> Graft:
     one, turned, _ = twins
     texts = worlds.texts(100)
-    return make_graft(circuit, scope, one, turned, Joint(bridge, texts, texts[:10], "states"))
+    return make_graft(circuit, scope, one, turned, bridge, texts, texts[:10], write="states")
 
 
 def test_heads_alone_are_the_model_s_heads(twins):
@@ -80,9 +80,9 @@ def test_a_graft_reads_and_writes_what_the_circuit_would(twins, graft, scope):
     text = worlds.texts(1, seed=4)[0]
     states = {site: turned.capture(text, [site])[site.name][None] for site in graft.reads}
     alone = graft.only("features 2")
-    station = alone.stations[-1]
-    base = torch.zeros_like(station.base[1])
-    alone = replace(alone, stations=(*alone.stations[:-1], replace(station, base=(station.base[0], base))))
+    part = alone.parts[-1]
+    base = torch.zeros_like(part.base[1])
+    alone = replace(alone, parts=(*alone.parts[:-1], replace(part, base=(part.base[0], base))))
     x = one.capture(text, ["mlp_in.2"])["mlp_in.2"]
     dense = scope["mlp_in.2"].encode(x).dense()[:, [0, 3]]
     expected = dense @ scope["mlp_in.2"].decoder_rows(torch.tensor([0, 3])) @ turn
@@ -91,9 +91,9 @@ def test_a_graft_reads_and_writes_what_the_circuit_would(twins, graft, scope):
 
 def test_what_the_map_can_foresee_changes_nothing(twins, graft):
     """Linear nodes have no news for the other model: heads that look at one place only are foreseen."""
-    station = next(each for each in graft.stations if isinstance(each.part, HeadPart))
-    x = twins[1].capture(worlds.texts(1, seed=6)[0], [station.source])[station.source.name][None, :1]
-    assert station.change(x, 0.0, 0, {}, station.gains).shape == (1, 1, worlds.WIDTH)
+    part = next(each for each in graft.parts if isinstance(each.part, HeadPart))
+    x = twins[1].capture(worlds.texts(1, seed=6)[0], [part.source])[part.source.name][None, :1]
+    assert part.change(x, 0.0, 0, {}, part.gains).shape == (1, 1, worlds.WIDTH)
 
 
 def test_generation_with_a_cache_is_generation_without(twins, graft):
@@ -127,9 +127,7 @@ def test_fitting_makes_the_reply_likelier(twins, graft):
     fitted = fit_gains(graft, turned, shown, Fitting("node", steps=40, still=0.0, quiet=0.0))
     assert likely(fitted) > likely(graft) + 0.1
     one = fit_gains(graft, turned, shown, Fitting("one", steps=3))
-    inner = torch.tensor(
-        [not writes for each, writes in zip(one.stations, one.writers, strict=True) for _ in each.gains]
-    )
+    inner = torch.tensor([not writes for each, writes in zip(one.parts, one.writers, strict=True) for _ in each.gains])
     assert torch.equal(one.gains[inner], graft.gains[inner])
 
 
@@ -156,12 +154,12 @@ def test_what_does_not_fit_is_refused(twins, bridge, graft, scope, circuit, lett
     with pytest.raises(NotFound, match="has no group 'looks'; the nearest are looking"):
         graft.without("looks")
     with pytest.raises(NotFound, match="cannot write by 'state'"):
-        make_graft(circuit, scope, one, turned, Joint(bridge, texts, texts, "state"))
+        make_graft(circuit, scope, one, turned, bridge, texts, texts, write="state")
     with pytest.raises(BadInput, match="The circuit is of one, not of turned"):
-        make_graft(circuit, scope, turned, one, Joint(bridge, texts, texts))
+        make_graft(circuit, scope, turned, one, bridge, texts, texts)
     without = circuit.replaced([Group("looking", heads=((1, 0),))])
     with pytest.raises(BadInput, match="writes nothing"):
-        make_graft(without, scope, one, turned, Joint(bridge, texts, texts))
+        make_graft(without, scope, one, turned, bridge, texts, texts)
     with pytest.raises(NotFound, match="has no head 7"):
         head_part(one, 0, [7], 1.0)
     with pytest.raises(Unsupported, match="MLPs are frozen"), turned.edit(graft, frozen=("mlps",)):

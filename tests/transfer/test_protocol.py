@@ -9,9 +9,22 @@ from glassworks.circuits import Circuit, Group
 from glassworks.coders import Scope
 from glassworks.edits import FeatureRef
 from glassworks.errors import BadArtefact, BadInput
-from glassworks.transfer import Evaluation, Fitting, Setup, Task, evaluate, load_evaluation, page, read_task, world_task
-from glassworks.transfer.protocol import Judge, Row, edited, plain, verdict
-from glassworks.transfer.protocol.evaluate import interval
+from glassworks.transfer import (
+    Evaluation,
+    Fitting,
+    Judge,
+    Setup,
+    SystemResult,
+    Task,
+    edited_system,
+    evaluate,
+    load_evaluation,
+    plain_system,
+    protocol_page,
+    read_task,
+    world_task,
+)
+from glassworks.transfer.protocol import two_way_interval, verdict
 from tests.transfer import worlds
 from tests.transfer.test_graft import coder
 
@@ -37,7 +50,7 @@ def setup(twins, bridge) -> Setup:
 
 def test_a_judge_counts_what_greedy_replies_begin_with(twins):
     turned, task = twins[1], tiny_task()
-    found = Judge(turned, task).behaviour(plain(turned))
+    found = Judge(turned, task).behaviour(plain_system(turned))
     for name, (prompts, _) in task.tests.items():
         begins = [turned.predict(prompt, 1)[0].token == " cat" for prompt in prompts]
         assert found.hits[name].tolist() == [float(each) for each in begins]
@@ -49,7 +62,7 @@ def test_a_judge_counts_what_greedy_replies_begin_with(twins):
 
 @pytest.mark.slow
 def test_all_systems_run_and_the_report_is_kept(tmp_path, setup):
-    found = evaluate(setup, splits=2, each=2, how=Fitting(steps=2))
+    found = evaluate(setup, splits=2, count=2, fitting=Fitting(steps=2))
     names = {row.name for row in found.rows}
     assert {"no change", "native", "proxy tuning", "mapped direction", "few-shot fine-tuning"} <= names
     assert {f"{name}, one gain" for name in ("graft", "rotated write", "shuffled maps", "matched nodes")} <= names
@@ -60,20 +73,20 @@ def test_all_systems_run_and_the_report_is_kept(tmp_path, setup):
     assert set(found.groups) == {"looking", "saying"}
     found.save(tmp_path / "report")
     assert load_evaluation(tmp_path / "report").verdict == found.verdict
-    assert "rotated write, one gain" in page(found)
+    assert "rotated write, one gain" in protocol_page(found)
 
 
 def test_intervals_cover_splits_and_items():
     values = torch.tensor([[1.0] * 50, [0.0] * 50])
-    mean, low, high = interval(values)
+    mean, low, high = two_way_interval(values)
     assert (mean, low, high) == (0.5, 0.0, 1.0)
-    assert interval(torch.ones(3, 9)) == (1.0, 1.0, 1.0)
-    assert interval(torch.ones(2, 9), torch.zeros(2, 4)) == (1.0, 1.0, 1.0)
+    assert two_way_interval(torch.ones(3, 9)) == (1.0, 1.0, 1.0)
+    assert two_way_interval(torch.ones(2, 9), torch.zeros(2, 4)) == (1.0, 1.0, 1.0)
 
 
-def row(system: str, scalars: str, gap: tuple[float, float, float]) -> Row:
+def row(system: str, scalars: str, gap: tuple[float, float, float]) -> SystemResult:
     rates = {"wanted": gap, "unwanted": (0.0, 0.0, 0.0)}
-    return Row(system, scalars, rates, {}, gap, (0.001, 0.0, 0.002), (0.0, 0.0, 0.0), {}, [])
+    return SystemResult(system, scalars, rates, {}, gap, (0.001, 0.0, 0.002), (0.0, 0.0, 0.0), {}, [])
 
 
 def test_the_verdict_follows_from_the_rows():
@@ -108,4 +121,4 @@ def test_the_world_s_task_keeps_test_prompts_apart():
 
 def test_an_edit_is_a_system(setup):
     ids = setup.b.tokens(worlds.texts(1)[0])[None]
-    assert not torch.allclose(edited(setup.b, setup.graft)(ids), plain(setup.b)(ids))
+    assert not torch.allclose(edited_system(setup.b, setup.graft)(ids), plain_system(setup.b)(ids))

@@ -1,7 +1,6 @@
 """Parts: features and heads of one layer of a model, with the rows that they need and nothing else of it.
 
-A part reads states of its own model's residual stream, given to it, and says what it writes there. This module must
-not know another model, or where the states come from.
+A part reads states of its own model's residual stream, wherever they come from, and gives what it writes there.
 """
 
 from abc import ABC, abstractmethod
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from glassworks.coders import Coder
 from glassworks.errors import BadInput, NotFound, Unsupported
-from glassworks.models import Model, Norm, Projection
+from glassworks.models import Model, Norm
 from glassworks.sites import Site
 
 Memory = dict[str, Tensor]
@@ -23,7 +22,7 @@ Memory = dict[str, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
-class Part(ABC):
+class CircuitPart(ABC):
     """Nodes of one layer of one kind.
 
     Attributes:
@@ -53,7 +52,7 @@ class Part(ABC):
 
     @abstractmethod
     def read(self, x: Float[Tensor, "row token d_a"], start: int, memory: Memory) -> Float[Tensor, "row token node k"]:
-        """What each node makes of states.
+        """The values of nodes.
 
         Args:
             x: states at `site`.
@@ -63,33 +62,18 @@ class Part(ABC):
 
     @abstractmethod
     def write(self, values: Float[Tensor, "row token node k"]) -> Float[Tensor, "row token d_a"]:
-        """What nodes of such values add to the residual stream."""
+        """What nodes with these values add to the residual stream."""
 
-    def picked(self, nodes: Sequence[int]) -> "Part":
-        """The same with some of its nodes."""
-        names = [name for name in self.weights if name in self._by_node()]
-        chosen = {name: self.weights[name][list(nodes)] for name in names}
-        facts = {**self.facts, "nodes": [self.facts["nodes"][each] for each in nodes]}
-        return type(self)(facts, {**self.weights, **chosen})
-
-    @abstractmethod
-    def _by_node(self) -> tuple[str, ...]:
-        """Names of the tensors that have one row a node."""
-
-    def _norm(self) -> Norm | None:
+    def normed(self, x: Tensor) -> Tensor:
+        """States after the norm that stands before these nodes, if there is one."""
         if "epsilon" not in self.facts:
-            return None
-        return Norm(
-            self.weights.get("gain"), self.weights.get("norm_bias"), self.facts["centred"], self.facts["epsilon"]
-        )
-
-    def _normed(self, x: Tensor) -> Tensor:
-        norm = self._norm()
-        return x if norm is None else norm(x)
+            return x
+        gain, bias = self.weights.get("gain"), self.weights.get("norm_bias")
+        return Norm(gain, bias, self.facts["centred"], self.facts["epsilon"])(x)
 
 
 @final
-class FeaturePart(Part):
+class FeaturePart(CircuitPart):
     """Latents of one coder that reads an MLP's input and writes its output."""
 
     kind = "features"
@@ -102,7 +86,7 @@ class FeaturePart(Part):
 
     def read(self, x: Float[Tensor, "row token d_a"], start: int, memory: Memory) -> Float[Tensor, "row token node 1"]:
         """Their activations on the normed states."""
-        return self.active(self._normed(x))[..., None]
+        return self.active(self.normed(x))[..., None]
 
     def active(self, x: Float[Tensor, "*token d_a"]) -> Float[Tensor, "*token node"]:
         """Their activations on the MLP's input: JumpReLU."""
@@ -113,12 +97,9 @@ class FeaturePart(Part):
         """Activations times decoder rows."""
         return values[..., 0] @ self.weights["w_dec"]
 
-    def _by_node(self) -> tuple[str, ...]:
-        return ("w_enc", "b_enc", "threshold", "w_dec")
-
 
 @final
-class HeadPart(Part):
+class HeadPart(CircuitPart):
     """Attention heads of one layer, with their own queries, keys, values and outputs.
 
     What a norm between attention and the stream divides by depends on all heads together; here it is the mean over
@@ -135,33 +116,33 @@ class HeadPart(Part):
 
     def read(self, x: Float[Tensor, "row token d_a"], start: int, memory: Memory) -> Float[Tensor, "row token node k"]:
         """The heads' outputs before their output projection."""
-        h = self._normed(x)
-        query, key = (self._turned(self._projected(h, end), start) for end in ("q", "k"))
+        h = self.normed(x)
+        query, key = (self._rotated(self._projected(h, end), start) for end in ("q", "k"))
         value = torch.einsum("btd,hed->bhte", h, self.weights["w_v"])
         value = value + self.weights["b_v"][:, None] if "b_v" in self.weights else value
         if start:
             key, value = (torch.cat([memory[name], now], 2) for name, now in (("key", key), ("value", value)))
         memory |= {"key": key.detach(), "value": value.detach()}
-        scores = query @ key.transpose(2, 3) * self.facts["scaling"] + self._mask(x, start, key.shape[2])
-        return (scores.softmax(-1) @ value).transpose(1, 2)
+        distance = torch.arange(start, start + x.shape[1])[:, None] - torch.arange(key.shape[2])
+        seen = (distance >= 0) & (distance < (self.facts["window"] or key.shape[2] + 1))
+        scores = query @ key.transpose(2, 3) * self.facts["scaling"]
+        return (scores.masked_fill(~seen, -torch.inf).softmax(-1) @ value).transpose(1, 2)
 
     def write(self, values: Float[Tensor, "row token node k"]) -> Float[Tensor, "row token d_a"]:
         """Through the heads' output projections."""
         return torch.einsum("bthe,hde->btd", values, self.weights["w_o"])
 
-    def _by_node(self) -> tuple[str, ...]:
-        return ("w_q", "b_q", "w_k", "b_k", "w_v", "b_v", "w_o")
-
     def _projected(self, h: Tensor, end: str) -> Tensor:
-        made = torch.einsum("btd,hed->bhte", h, self.weights[f"w_{end}"])
+        """Queries (`q`) or keys (`k`) before rotation."""
+        vectors = torch.einsum("btd,hed->bhte", h, self.weights[f"w_{end}"])
         if f"b_{end}" in self.weights:
-            made = made + self.weights[f"b_{end}"][:, None]
+            vectors = vectors + self.weights[f"b_{end}"][:, None]
         if f"gain_{end}" not in self.weights:
-            return made
-        scale = torch.rsqrt(made.square().mean(-1, keepdim=True) + self.facts[f"epsilon_{end}"])
-        return made * scale * self.weights[f"gain_{end}"]
+            return vectors
+        scale = torch.rsqrt(vectors.square().mean(-1, keepdim=True) + self.facts[f"epsilon_{end}"])
+        return vectors * scale * self.weights[f"gain_{end}"]
 
-    def _turned(self, vectors: Tensor, start: int) -> Tensor:
+    def _rotated(self, vectors: Tensor, start: int) -> Tensor:
         """Rotated by position, halves side by side; see `models.Scorer.rotated`."""
         if "cos" not in self.weights:
             return vectors
@@ -169,17 +150,12 @@ class HeadPart(Part):
         if end > len(self.weights["cos"]):
             raise BadInput(f"The graft's heads know {len(self.weights['cos'])} positions; the text has {end} tokens.")
         cos, sin = (self.weights[name][start:end] for name in ("cos", "sin"))
-        turned, rest = vectors[..., : cos.shape[1]], vectors[..., cos.shape[1] :]
-        first, second = turned.chunk(2, dim=-1)
-        return torch.cat([turned * cos + torch.cat([-second, first], -1) * sin, rest], -1)
-
-    def _mask(self, x: Tensor, start: int, keys: int) -> Tensor:
-        distance = torch.arange(start, start + x.shape[1])[:, None] - torch.arange(keys)
-        seen = (distance >= 0) & (distance < (self.facts["window"] or keys + 1))
-        return torch.zeros(seen.shape).masked_fill(~seen, -torch.inf).to(x)
+        rotary, rest = vectors[..., : cos.shape[1]], vectors[..., cos.shape[1] :]
+        first, second = rotary.chunk(2, dim=-1)
+        return torch.cat([rotary * cos + torch.cat([-second, first], -1) * sin, rest], -1)
 
 
-KINDS: dict[str, type[Part]] = {each.kind: each for each in (HeadPart, FeaturePart)}
+KINDS: dict[str, type[CircuitPart]] = {part.kind: part for part in (HeadPart, FeaturePart)}
 """The kinds of parts by the name that files hold."""
 
 
@@ -195,13 +171,14 @@ def feature_part(model: Model, coder: Coder, indices: Sequence[int]) -> FeatureP
         Unsupported: the coder reads or writes elsewhere, or its latents choose among each other.
         NotFound: it has no such latent.
     """
-    site, wrong = coder.reads[0], [each for each in indices if not 0 <= each < coder.d_latent]
+    site, wrong = coder.reads[0], [index for index in indices if not 0 <= index < coder.d_latent]
     if wrong:
         raise NotFound(f"The coder {coder.id} has no latent {wrong[0]}; it has 0 to {coder.d_latent - 1}.")
-    if [each.kind for each in (*coder.reads, *coder.writes)] != ["mlp_in", "mlp_out"] or model.parallel:
+    if [end.kind for end in (*coder.reads, *coder.writes)] != ["mlp_in", "mlp_out"] or model.parallel:
         raise Unsupported(f"The coder {coder.id} cannot be grafted: only transcoders of serial blocks' MLPs can.")
     if coder.activation.span != "latent":
         raise Unsupported(f"The latents of {coder.id} are chosen together ({coder.activation.kind}), not one by one.")
+    assert site.layer is not None
     chosen = torch.tensor(list(indices), dtype=torch.long)
     threshold = coder.activation.tensors().get("threshold")
     weights = {
@@ -210,8 +187,8 @@ def feature_part(model: Model, coder: Coder, indices: Sequence[int]) -> FeatureP
         "w_dec": coder.decoder_rows(chosen),
         "threshold": torch.zeros(len(chosen)) if threshold is None else threshold[chosen],
     }
-    facts = {"layer": site.layer, "coder": coder.id, "nodes": [int(each) for each in indices]}
-    return FeaturePart(*_with_norm(facts, weights, model.block(_layer(site)).mlp_norm))
+    facts = {"layer": site.layer, "coder": coder.id, "nodes": [int(index) for index in indices]}
+    return FeaturePart(*_with_norm(facts, weights, model.block(site.layer).mlp_norm))
 
 
 def head_part(model: Model, layer: int, heads: Sequence[int], scale: float) -> HeadPart:
@@ -227,49 +204,35 @@ def head_part(model: Model, layer: int, heads: Sequence[int], scale: float) -> H
         NotFound: there is no such head.
         Unsupported: the heads' queries are normed together, or scores are soft-capped.
     """
-    wrong = [each for each in heads if not 0 <= each < model.n_heads]
+    wrong = [head for head in heads if not 0 <= head < model.n_heads]
     if wrong:
         raise NotFound(f"Layer {layer} of {model.name} has no head {wrong[0]}; it has 0 to {model.n_heads - 1}.")
     config, block, picked = model.hf.config.get_text_config(), model.block(layer), list(heads)
     scorer = model.scorer(layer, [0] * model.context_length)
     if getattr(config, "attn_logit_softcapping", None) or scorer.query.whole or scorer.key.whole:
-        raise Unsupported(f"Heads of {model.family} models cannot be grafted: they are normed or bent together.")
-    serving = [each * model.n_kv_heads // model.n_heads for each in picked]
+        raise Unsupported(f"Heads of {model.family} models cannot be grafted: they are normed together or soft-capped.")
+    serving = [head * model.n_kv_heads // model.n_heads for head in picked]
     post = block.attn_post_norm
     gain = torch.ones(model.d_model) if post is None or post.gain is None else post.gain
     weights = {"w_o": block.w_o[picked].float() * (scale * gain.float())[:, None], "w_v": block.w_v[serving]}
     weights |= {} if block.b_v is None else {"b_v": block.b_v[serving]}
-    facts = {"layer": layer, "nodes": picked, "scaling": scorer.scaling, "window": _window(config, layer)}
+    kinds = getattr(config, "layer_types", None)
+    window = int(config.sliding_window) if kinds and kinds[layer] == "sliding_attention" else None
+    facts = {"layer": layer, "nodes": picked, "scaling": scorer.scaling, "window": window}
     for end, projection, rows in (("q", scorer.query, picked), ("k", scorer.key, serving)):
-        found, numbers = _projection(end, projection, rows)
-        weights, facts = weights | found, facts | numbers
+        weights[f"w_{end}"] = projection.weight[rows]
+        if projection.bias is not None:
+            weights[f"b_{end}"] = projection.bias[rows]
+        if projection.norm is not None and projection.norm.gain is not None:
+            weights[f"gain_{end}"], facts[f"epsilon_{end}"] = projection.norm.gain, projection.epsilon
     if scorer.rotation is not None:
         weights |= {"cos": scorer.rotation[0], "sin": scorer.rotation[1]}
     return HeadPart(*_with_norm(facts, weights, block.attn_norm))
 
 
-def _projection(end: str, projection: Projection, rows: Sequence[int]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    weights = {f"w_{end}": projection.weight[list(rows)]}
-    if projection.bias is not None:
-        weights[f"b_{end}"] = projection.bias[list(rows)]
-    if projection.norm is None or projection.norm.gain is None:
-        return weights, {}
-    return weights | {f"gain_{end}": projection.norm.gain}, {f"epsilon_{end}": projection.epsilon}
-
-
 def _with_norm(facts: dict[str, Any], weights: dict[str, Tensor], norm: Norm | None) -> tuple[dict, dict]:
     if norm is not None:
         facts = {**facts, "centred": norm.centred, "epsilon": norm.epsilon}
-        more = {"gain": norm.gain, "norm_bias": norm.bias}
-        weights = {**weights, **{name: each for name, each in more.items() if each is not None}}
-    return facts, {name: each.detach().float().cpu().clone() for name, each in weights.items()}
-
-
-def _window(config: Any, layer: int) -> int | None:
-    kinds = getattr(config, "layer_types", None)
-    return int(config.sliding_window) if kinds and kinds[layer] == "sliding_attention" else None
-
-
-def _layer(site: Site) -> int:
-    assert site.layer is not None
-    return site.layer
+        weights = {**weights, **({} if norm.gain is None else {"gain": norm.gain})}
+        weights = {**weights, **({} if norm.bias is None else {"norm_bias": norm.bias})}
+    return facts, {name: weight.detach().float().cpu().clone() for name, weight in weights.items()}
