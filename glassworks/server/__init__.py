@@ -5,8 +5,7 @@ create_app("graphs/")               the application, for another server or a tes
 standalone(graph)                   the page of one graph as one HTML text
 """
 
-from glassworks.server.app import create_app as create_app
-from glassworks.server.run import serve as serve
-from glassworks.server.standalone import standalone as standalone
+from glassworks.server.app import create_app, serve
+from glassworks.server.page import standalone
 
 __all__ = ["create_app", "serve", "standalone"]

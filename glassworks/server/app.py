@@ -1,25 +1,29 @@
 """The application: the explorer's pages, each with a JSON twin; groups can be changed, and graphs added.
 
-    /                                    the newest graph           twin: /api/graphs
-    /graph/NAME                          a graph                    twin: /api/graph/NAME
-    /graph/NAME.html                     the same as one file
-    /api/graph/NAME/feature/CODER/INDEX  evidence of a feature
-    /api/graph/NAME/groups               GET and PUT: pins and named groups, saved with the graph
-    /api/graph/NAME/edge/SOURCE/TARGET   the heads that an edge runs through
-    /api/graph/NAME/head/L/H/QUERY/KEY   why head H of layer L looks from one position to another
-    /api/graph/NAME/trace                POST: a graph of other targets of the same prompt
-    /api/graph/NAME/edit                 POST: what edits of the model do to the prompt
-    /static/...                          the page's modules and style
-
-This module must not know how a graph is stored.
+/                                    the newest graph           twin: /api/graphs
+/graph/NAME                          a graph                    twin: /api/graph/NAME
+/graph/NAME.html                     the same as one file
+/api/graph/NAME/feature/CODER/INDEX  evidence of a feature
+/api/graph/NAME/groups               GET and PUT: pins and named groups, saved with the graph
+/api/graph/NAME/edge/SOURCE/TARGET   the heads that an edge runs through
+/api/graph/NAME/head/L/H/QUERY/KEY   why head H of layer L looks from one position to another
+/api/graph/NAME/trace                POST: a graph of other targets of the same prompt
+/api/graph/NAME/edit                 POST: what edits of the model do to the prompt
+/static/...                          the page's modules and style
 """
 
 import json
+import socket
+import threading
+import time
+import webbrowser
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -30,13 +34,12 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from glassworks.coders import Scope
-from glassworks.errors import BadArtefact, GlassworksError, NotFound
+from glassworks.errors import BadArtefact, BadInput, GlassworksError, NotFound
 from glassworks.server import page
-from glassworks.server.evidence import Witness, witness_of
+from glassworks.server.evidence import details_of
+from glassworks.server.graphs import GraphFolder
 from glassworks.server.guard import LOOPBACK, Guard
-from glassworks.server.library import Library
-from glassworks.server.standalone import standalone
-from glassworks.server.workshop import Workshop, slug
+from glassworks.server.sessions import Sessions, slug
 
 MOST_BYTES = 4_000_000
 TYPES = {"js": "text/javascript", "css": "text/css"}
@@ -54,7 +57,7 @@ def create_app(graphs: str | Path, *, scope: Scope | str | None = None, hosts: t
         NotFound: there is no such folder, or the explorer was not built.
     """
     page.web_files()
-    explorer = _Explorer(Library(Path(graphs)), scope)
+    explorer = _Explorer(GraphFolder(Path(graphs)), scope)
     routes = [
         Route("/", explorer.page),
         Route("/graph/{name}.html", explorer.one_file),
@@ -74,64 +77,106 @@ def create_app(graphs: str | Path, *, scope: Scope | str | None = None, hosts: t
     return Starlette(routes=routes, middleware=middleware, exception_handlers=handlers)
 
 
+def serve(
+    graphs: str | Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    scope: Scope | str | None = None,
+    open_browser: bool = False,
+) -> None:
+    """Serve the explorer until it is interrupted.
+
+    Args:
+        graphs: a graph artefact, a graph JSON file, or a folder that holds such.
+        host: address to listen at; only this machine can reach the default.
+        port: port to listen at, 0 for any free one.
+        scope: where features' evidence comes from; by default the scope that each graph names.
+        open_browser: open the page too.
+
+    Raises:
+        NotFound: there is no such folder, or the explorer was not built.
+        BadInput: the address or port cannot be used.
+    """
+    app = create_app(graphs, scope=scope, hosts=(host,))
+    try:
+        listener = socket.create_server((host, port))
+    except OSError as error:
+        raise BadInput(f"Nothing can listen at {host}:{port} ({error}); choose another port, or 0 for any.") from error
+    address = f"http://{host}:{listener.getsockname()[1]}/"
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+
+    def open_when_ready() -> None:
+        while not server.started:
+            time.sleep(0.05)
+        webbrowser.open(address)
+
+    print(f"Glassworks at {address}  (Ctrl+C ends it)", flush=True)
+    if open_browser:
+        threading.Thread(target=open_when_ready, daemon=True).start()
+    with listener, suppress(KeyboardInterrupt):
+        server.run(sockets=[listener])
+
+
 class _Explorer:
     """The endpoints; those that read files are plain functions, which run beside the event loop."""
 
-    def __init__(self, library: Library, scope: Scope | str | None) -> None:
-        self.library, self.scope, self.workshop = library, scope, Workshop(scope)
-        self.witness = lru_cache(maxsize=2)(lambda name: witness_of(library.graph(name), scope))
+    def __init__(self, graphs: GraphFolder, scope: Scope | str | None) -> None:
+        self.folder, self.scope, self.sessions = graphs, scope, Sessions(scope)
+        self.details = lru_cache(maxsize=2)(lambda name: details_of(graphs.graph(name), scope))
 
     def page(self, request: Request) -> Response:
         name = request.path_params.get("name")
-        status = 200 if name is None or name in self.library.places() else 404
+        status = 200 if name is None or name in self.folder.places() else 404
         text, policy = page.served()
         headers = {"Content-Security-Policy": policy, "Cache-Control": "no-cache"}
         return HTMLResponse(text, status_code=status, headers=headers)
 
     def one_file(self, request: Request) -> Response:
         name = request.path_params["name"]
-        text = standalone(self.library.graph(name), name, self.scope)
+        text = page.standalone(self.folder.graph(name), name, self.scope)
         return HTMLResponse(text, headers={"Content-Disposition": f"attachment; filename*=UTF-8''{quote(name)}.html"})
 
     def graphs(self, request: Request) -> Response:
-        return _answer({"graphs": self.library.entries()})
+        return _answer({"graphs": self.folder.entries()})
 
     def document(self, request: Request) -> Response:
-        return _answer(self.library.document(request.path_params["name"]))
+        return _answer(self.folder.document(request.path_params["name"]))
 
     def feature(self, request: Request) -> Response:
-        witness = self._witness(request.path_params["name"])
-        return _answer(witness.details(request.path_params["coder"], request.path_params["index"]))
+        path = request.path_params
+        self.folder.place(path["name"])  # a graph that is gone is refused, though its details may be cached
+        return _answer(self.details(path["name"]).of(path["coder"], path["index"]))
 
     async def groups(self, request: Request) -> Response:
         name = request.path_params["name"]
         if request.method != "PUT":
-            document = await run_in_threadpool(self.library.document, name)
+            document = await run_in_threadpool(self.folder.document, name)
             return _answer({key: document[key] for key in ("supernodes", "pinned")})
-        return _answer(await run_in_threadpool(self.library.save_groups, name, await _value(request)))
+        return _answer(await run_in_threadpool(self.folder.save_groups, name, await _value(request)))
 
     def edge(self, request: Request) -> Response:
         name, ends = request.path_params["name"], request.path_params
-        key, graph = (name, self.library.state(name)), lambda: self.library.graph(name)
-        return _answer(self.workshop.edge(key, graph, ends["source"], ends["target"]))
+        key, graph = (name, self.folder.state(name)), lambda: self.folder.graph(name)
+        return _answer(self.sessions.edge(key, graph, ends["source"], ends["target"]))
 
     def head(self, request: Request) -> Response:
-        name, asked = request.path_params["name"], request.path_params
-        key, graph = (name, self.library.state(name)), lambda: self.library.graph(name)
-        where = (asked["layer"], asked["head"], asked["query"], asked["key"])
-        return _answer(self.workshop.head(key, graph, where))
+        name, path = request.path_params["name"], request.path_params
+        key, graph = (name, self.folder.state(name)), lambda: self.folder.graph(name)
+        where = (path["layer"], path["head"], path["query"], path["key"])
+        return _answer(self.sessions.head(key, graph, where))
 
     async def trace(self, request: Request) -> Response:
         name, value = request.path_params["name"], await _value(request)
         return _answer(await run_in_threadpool(self._trace, name, value))
 
     def _trace(self, name: str, value: Any) -> dict[str, Any]:
-        made = self.workshop.trace(self.library.graph(name), value, self.library.direction)
-        return {"name": self.library.add(slug(name, value["targets"]), made)}
+        made = self.sessions.trace(self.folder.graph(name), value, self.folder.direction)
+        return {"name": self.folder.add(slug(name, value["targets"]), made)}
 
     async def edit(self, request: Request) -> Response:
         name, value = request.path_params["name"], await _value(request)
-        return _answer(await run_in_threadpool(lambda: self.workshop.edit(self.library.graph(name), value)))
+        return _answer(await run_in_threadpool(lambda: self.sessions.edit(self.folder.graph(name), value)))
 
     def static(self, request: Request) -> Response:
         path = request.path_params["path"]
@@ -140,10 +185,6 @@ class _Explorer:
             raise HTTPException(404, f"There is no file {path!r} here.")
         media_type = TYPES[path.rpartition(".")[2]]
         return Response(text, media_type=media_type, headers={"Cache-Control": "no-cache"})
-
-    def _witness(self, name: str) -> Witness:
-        self.library.place(name)
-        return self.witness(name)
 
 
 async def _value(request: Request) -> Any:

@@ -1,7 +1,6 @@
 """The document that the explorer's page reads: a graph as plain JSON values.
 
 One document feeds the server's page, the notebook and the one-file export; `web/model.js` states its types.
-This module must not know how it travels.
 """
 
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ def graph_document(
 ) -> dict[str, Any]:
     """Turn a graph into the page's document.
 
-    What does not fit is left out, the weakest first; the document tells how much.
+    What does not fit is left out, the weakest first; the document says how much.
 
     Args:
         graph: the graph, whole or pruned.
@@ -36,7 +35,8 @@ def graph_document(
     """
     numbers = _strongest_nodes(graph, most_nodes)
     links, left_out = _links(graph, numbers, most_edges)
-    table = _node_table(graph, numbers)
+    # what the model says next; of graphs of others, their likeliest outcome
+    following = graph.origin.facts.get("predictions") or predictions(graph)
     return {
         "format": "glassworks-explorer",
         "version": 1,
@@ -46,13 +46,20 @@ def graph_document(
         "scope": graph.origin.scope,
         "layers": int(graph.nodes.layer.max()) + (not bool(graph.nodes.of("logit").any())),
         "tokens": list(graph.token_texts),
-        "next": _next(graph),
+        "next": following[0]["token"] if following else "",
         "predictions": predictions(graph),
-        "scores": _scores(graph),
-        "nodes": table,
+        "scores": {
+            "replacement": None if graph.replacement != graph.replacement else graph.replacement,  # nan is no JSON
+            "completeness": None if graph.completeness != graph.completeness else graph.completeness,
+            "conservation": graph.residual,
+            "nodes": len(graph.nodes),
+            "edges": graph.n_edges,
+            "features": int(graph.nodes.of("feature").sum()),
+        },
+        "nodes": _node_table(graph, numbers),
         "links": links,
         "paths": _paths(graph, numbers),
-        "supernodes": [{"name": key, "nodes": list(map(str, each.nodes))} for key, each in graph.supernodes.items()],
+        "supernodes": [{"name": key, "nodes": list(map(str, group.nodes))} for key, group in graph.supernodes.items()],
         "proposals": _proposals(graph),
         "pinned": list(map(str, graph.pinned)),
         "pruning": {"node": NODE_THRESHOLD, "edge": EDGE_THRESHOLD},
@@ -62,38 +69,20 @@ def graph_document(
 
 def predictions(graph: Graph) -> list[dict[str, Any]]:
     """The graph's outcomes with their probabilities, likeliest first."""
-    asked = _asked(graph)
-    found = [(graph.nodes[number], kind) for number, kind in asked.items()]
-    found.sort(key=lambda each: -(each[0].probability or 0.0))
+    outcomes = [(graph.nodes[number], kind) for number, kind in _target_kinds(graph).items()]
+    outcomes.sort(key=lambda outcome: -(outcome[0].probability or 0.0))
     return [
-        {"token": node.label, "probability": node.probability or 0.0, "position": node.position, "asked": kind}
-        for node, kind in found
+        {"token": node.label, "probability": node.probability or 0.0, "position": node.position, "target": kind}
+        for node, kind in outcomes
     ]
 
 
-def _asked(graph: Graph) -> dict[int, str]:
+def _target_kinds(graph: Graph) -> dict[int, str]:
     """What every outcome is, by its node's number: `logit`, `difference`, `feature` or `direction`."""
     numbers = graph.nodes.of("logit").nonzero()[:, 0].tolist()
-    known = graph.origin.facts.get("targets", [])
-    kinds = ["difference" if each.get("minus") is not None else each["kind"] for each in known]
+    targets = graph.origin.facts.get("targets", [])
+    kinds = ["difference" if target.get("minus") is not None else target["kind"] for target in targets]
     return dict(zip(numbers, kinds if len(kinds) == len(numbers) else ["logit"] * len(numbers), strict=True))
-
-
-def _next(graph: Graph) -> str:
-    """What the model says next; of graphs of others, their likeliest outcome."""
-    known = graph.origin.facts.get("predictions") or predictions(graph)
-    return known[0]["token"] if known else ""
-
-
-def _scores(graph: Graph) -> dict[str, Any]:
-    return {
-        "replacement": _known(graph.replacement),
-        "completeness": _known(graph.completeness),
-        "conservation": graph.residual,
-        "nodes": len(graph.nodes),
-        "edges": graph.n_edges,
-        "features": int(graph.nodes.of("feature").sum()),
-    }
 
 
 def _strongest_nodes(graph: Graph, most: int) -> list[int]:
@@ -110,7 +99,7 @@ def _node_table(graph: Graph, numbers: Sequence[int]) -> list[dict[str, Any]]:
     flow = (graph.influence / weight).tolist()
     before = _share_before(graph.nodes.share).tolist()
     rows = {number: row for row, number in enumerate(graph.rows.tolist())}
-    asked = _asked(graph)
+    targets = _target_kinds(graph)
     inflow, bias = graph.edges.sizes().tolist(), graph.bias.tolist()
     table = []
     for number in numbers:
@@ -128,7 +117,7 @@ def _node_table(graph: Graph, numbers: Sequence[int]) -> list[dict[str, Any]]:
                 "label": node.label,
                 "activation": node.activation,
                 "probability": node.probability,
-                "asked": asked.get(number),
+                "target": targets.get(number),
                 "influence": flow[number],
                 "share": before[number],
                 "inflow": 0.0 if row is None else inflow[row],
@@ -160,7 +149,9 @@ def _links(graph: Graph, numbers: Sequence[int], most: int) -> tuple[dict[str, l
     target, source = part.nonzero(as_tuple=True)
     weight = part[target, source]
     if len(weight) > most:
-        score = weight.abs() * _flow_per_weight(graph)[rows[target]]
+        # what one unit of absolute weight into each target carries of the outcomes' flow
+        flow = (graph.influence + graph.edges.weights)[graph.rows] / graph.edges.sizes()
+        score = weight.abs() * flow[rows[target]]
         best = score.topk(most).indices
         target, source, weight = target[best], source[best], weight[best]
     links = {
@@ -171,33 +162,25 @@ def _links(graph: Graph, numbers: Sequence[int], most: int) -> tuple[dict[str, l
     return links, graph.n_edges - len(weight)
 
 
-def _flow_per_weight(graph: Graph) -> Float[Tensor, " t"]:
-    """What one unit of absolute weight into each target carries of the outcomes' flow."""
-    return (graph.influence + graph.edges.weights)[graph.rows] / graph.edges.sizes()
-
-
 def _paths(graph: Graph, numbers: Sequence[int]) -> list[dict[str, Any]]:
     places = {number: place for place, number in enumerate(numbers)}
-    found = []
+    paths = []
     for path in graph.paths(MOST_PATHS):
         steps = [
             {"name": step.name, "nodes": [places[number] for number in step.nodes if number in places]}
             for step in path.steps
         ]
         if all(step["nodes"] for step in steps):
-            found.append({"steps": steps, "inhibits": list(path.inhibits), "weight": path.weight})
-    return found
+            paths.append({"steps": steps, "inhibits": list(path.inhibits), "weight": path.weight})
+    return paths
 
 
 def _proposals(graph: Graph) -> list[dict[str, Any]]:
     """Groups that the labels suggest, of several features each, under different names."""
-    found: dict[str, list[str]] = {}
-    for group in (each for each in graph.proposed() if len(each.features) > 1):
-        plain = group.name.replace("~>", "⇝").replace("->", "→").replace(" .. ", " … ")
-        names = chain([plain], (f"{plain} {number}" for number in count(2)))
-        found[next(name for name in names if name not in found)] = list(map(str, group.nodes))
-    return [{"name": name, "nodes": nodes} for name, nodes in [*found.items()][:MOST_PROPOSALS]]
-
-
-def _known(value: float) -> float | None:
-    return None if value != value else value
+    groups: dict[str, list[str]] = {}
+    for group in graph.proposed():
+        if len(group.features) > 1:
+            plain = group.name.replace("~>", "⇝").replace("->", "→").replace(" .. ", " … ")
+            names = chain([plain], (f"{plain} {number}" for number in count(2)))
+            groups[next(name for name in names if name not in groups)] = list(map(str, group.nodes))
+    return [{"name": name, "nodes": nodes} for name, nodes in [*groups.items()][:MOST_PROPOSALS]]

@@ -1,26 +1,25 @@
 """Evidence of features for the page: token ids turned into texts, whatever the scope has.
 
-It opens a graph's scope by the name that the graph carries, or the one that the server was given. This module must
-not know HTTP or pages.
+It opens a graph's scope by the name that the graph carries, or the one that the server was given.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cache, cached_property
 from typing import Any, final
 
 from torch import Tensor
 
 from glassworks.circuits import Graph
-from glassworks.coders import Evidence, Scope, load_scope
+from glassworks.coders import Scope, load_scope
 from glassworks.errors import NotFound
 from glassworks.models import load_vocabulary
 
 
 @final
 @dataclass(eq=False)
-class Witness:
-    """Says what is known of the features of one scope.
+class FeatureDetails:
+    """What is known of the features of one scope.
 
     Attributes:
         scope: the coders with labels and evidence.
@@ -29,19 +28,13 @@ class Witness:
 
     scope: Scope
     model: str
-    _texts: dict[int, str] = field(default_factory=dict, repr=False)
 
     @cached_property
-    def _text_of(self) -> Callable[[int], str]:
-        return load_vocabulary(self.model).text
+    def text(self) -> Callable[[int], str]:
+        """Gives the text of a token."""
+        return cache(load_vocabulary(self.model).text)
 
-    def text(self, token: int) -> str:
-        """What a token shows."""
-        if token not in self._texts:
-            self._texts[token] = self._text_of(token)
-        return self._texts[token]
-
-    def details(self, coder: str, index: int) -> dict[str, Any]:
+    def of(self, coder: str, index: int) -> dict[str, Any]:
         """Everything known of one feature, as JSON values; empty lists where nothing was collected.
 
         Raises:
@@ -50,57 +43,48 @@ class Witness:
         size = self.scope[coder].d_latent
         if not 0 <= index < size:
             raise NotFound(f"The coder {coder} has features 0 to {size - 1}; there is no {index}.")
-        evidence = self.scope.evidence(coder)
-        label = self.scope.label(coder, index)
-        return {"coder": coder, "index": index, "label": label} | (
-            _NOTHING if evidence is None else self._known(evidence, index)
-        )
-
-    def _known(self, evidence: Evidence, index: int) -> dict[str, Any]:
-        tokens = self._pairs(evidence.top_token_ids[index], evidence.top_token_weights[index], "weight")
-        return {
+        evidence, label = self.scope.evidence(coder), self.scope.label(coder, index)
+        details = {"coder": coder, "index": index, "label": label, "density": None, "max_activation": None}
+        if evidence is None:
+            lists = ("top_tokens", "context_tokens", "following_tokens", "top_logits", "bottom_logits", "examples")
+            return details | {name: [] for name in lists}
+        examples, windows = [], zip(evidence.example_tokens[index], evidence.example_activations[index], strict=True)
+        for ids, values in windows:
+            inside = ids >= 0
+            if bool(inside.any()):
+                activations = [_rounded(value) for value in values[inside].tolist()]
+                examples.append({"tokens": self._texts(ids), "activations": activations})
+        top, bottom = evidence.top_logit_values, evidence.bottom_logit_values
+        return details | {
             "density": float(evidence.density[index]),
             "max_activation": float(evidence.max_activation[index]),
-            "top_tokens": tokens,
-            "context_tokens": self._names(evidence.context_token_ids[index]),
-            "following_tokens": self._names(evidence.following_token_ids[index]),
-            "top_logits": self._pairs(evidence.top_logit_ids[index], evidence.top_logit_values[index], "value"),
-            "bottom_logits": self._pairs(
-                evidence.bottom_logit_ids[index], evidence.bottom_logit_values[index], "value"
-            ),
-            "examples": self._examples(evidence.example_tokens[index], evidence.example_activations[index]),
+            "top_tokens": self._pairs(evidence.top_token_ids[index], evidence.top_token_weights[index], "weight"),
+            "context_tokens": self._texts(evidence.context_token_ids[index]),
+            "following_tokens": self._texts(evidence.following_token_ids[index]),
+            "top_logits": self._pairs(evidence.top_logit_ids[index], top[index], "value"),
+            "bottom_logits": self._pairs(evidence.bottom_logit_ids[index], bottom[index], "value"),
+            "examples": examples,
         }
 
-    def _names(self, ids: Tensor) -> list[str]:
+    def of_graph(self, graph: Graph, most: int = 1_500) -> dict[str, dict[str, Any]]:
+        """Details of a graph's features by `coder/index`, the most influential first; for a page without a server."""
+        details: dict[str, dict[str, Any]] = {}
+        for number in graph.influence.argsort(descending=True, stable=True).tolist():
+            node = graph.nodes[number]
+            coder = graph.origin.coders.get(node.place, "") if node.kind == "feature" else ""
+            if coder in self.scope and len(details) < most:
+                details.setdefault(f"{coder}/{node.index}", self.of(coder, node.index))
+        return details
+
+    def _texts(self, ids: Tensor) -> list[str]:
         return [self.text(token) for token in ids.tolist() if token >= 0]
 
     def _pairs(self, ids: Tensor, values: Tensor, name: str) -> list[dict[str, Any]]:
         pairs = zip(ids.tolist(), values.tolist(), strict=True)
-        return [{"token": self.text(token), name: float(f"{value:.4g}")} for token, value in pairs if token >= 0]
-
-    def _examples(self, tokens: Tensor, activations: Tensor) -> list[dict[str, Any]]:
-        found = []
-        for ids, values in zip(tokens.tolist(), activations.tolist(), strict=True):
-            inside = [(token, value) for token, value in zip(ids, values, strict=True) if token >= 0]
-            if inside:
-                texts = [self.text(token) for token, _ in inside]
-                found.append({"tokens": texts, "activations": [float(f"{value:.4g}") for _, value in inside]})
-        return found
+        return [{"token": self.text(token), name: _rounded(value)} for token, value in pairs if token >= 0]
 
 
-_NOTHING: dict[str, Any] = {
-    "density": None,
-    "max_activation": None,
-    "top_tokens": [],
-    "context_tokens": [],
-    "following_tokens": [],
-    "top_logits": [],
-    "bottom_logits": [],
-    "examples": [],
-}
-
-
-def witness_of(graph: Graph, scope: Scope | str | None = None) -> Witness:
+def details_of(graph: Graph, scope: Scope | str | None = None) -> FeatureDetails:
     """Find the scope of a graph.
 
     Args:
@@ -110,22 +94,12 @@ def witness_of(graph: Graph, scope: Scope | str | None = None) -> Witness:
     Raises:
         NotFound: the graph has no scope, or it is not on this machine.
     """
-    found = scope or graph.scope or graph.origin.scope
-    if not found:
+    chosen = scope or graph.scope or graph.origin.scope
+    if not chosen:
         raise NotFound("This graph names no scope, so there is no evidence for its features.")
-    opened = found if isinstance(found, Scope) else load_scope(found)
-    return Witness(opened, opened.model)
+    opened = chosen if isinstance(chosen, Scope) else load_scope(chosen)
+    return FeatureDetails(opened, opened.model)
 
 
-def all_details(graph: Graph, witness: Witness, most: int = 1_500) -> dict[str, dict[str, Any]]:
-    """Evidence of a graph's features, the most influential first, by `coder/index`; for a page without a server."""
-    details: dict[str, dict[str, Any]] = {}
-    order = graph.influence.argsort(descending=True, stable=True).tolist()
-    for number in order:
-        node = graph.nodes[number]
-        if node.kind != "feature" or len(details) >= most:
-            continue
-        coder = graph.origin.coders.get(node.place, "")
-        if coder in witness.scope:
-            details.setdefault(f"{coder}/{node.index}", witness.details(coder, node.index))
-    return details
+def _rounded(value: float) -> float:
+    return float(f"{value:.4g}")

@@ -1,7 +1,7 @@
 """Pages: the explorer's HTML, with its modules by address when served and inside of it when it is one file.
 
 The browser resolves bare module names by an import map: to `/static/...` when served, to `data:` addresses in the
-one-file page, which reaches for nothing outside of itself. This module must not know what a graph is.
+one-file page, which reaches for nothing outside of itself.
 """
 
 import base64
@@ -9,9 +9,12 @@ import hashlib
 import json
 from functools import cache
 from pathlib import Path
-from typing import Any
 
+from glassworks.circuits import Attention, Graph, attention_values
+from glassworks.coders import Scope
 from glassworks.errors import NotFound
+from glassworks.server.document import graph_document
+from glassworks.server.evidence import details_of
 
 WEB = Path(__file__).parent / "web"
 LIBRARIES = WEB / "lib"
@@ -40,12 +43,12 @@ def web_files() -> dict[str, str]:
 
 def modules() -> dict[str, str]:
     """Bare name of every module -> its file: `d3-zoom` for a library, `glassworks/model` for our own."""
-    found = {}
+    paths = {}
     for path in web_files():
         name, _, ending = path.rpartition(".")
         if ending == "js":
-            found[name.removeprefix("lib/") if name.startswith("lib/") else f"glassworks/{name}"] = path
-    return found
+            paths[name.removeprefix("lib/") if name.startswith("lib/") else f"glassworks/{name}"] = path
+    return paths
 
 
 def _template(head: str, body: str = "") -> str:
@@ -75,23 +78,39 @@ def served() -> tuple[str, str]:
     return _template(head), policy
 
 
-def one_file(document: dict[str, Any]) -> str:
-    """One HTML text that shows a document without a server and without a network.
+def standalone(
+    graph: Graph, name: str = "graph", scope: Scope | str | None = None, attention: Attention | None = None
+) -> str:
+    """One HTML text that shows a graph without a server and without a network.
 
     Args:
-        document: what `graph_document` made, with `details` where features' evidence shall go with it.
+        graph: what it shows.
+        name: what copies of the page are called.
+        scope: where the features' evidence comes from; by default the graph's own scope, and none where that is
+            not on this machine.
+        attention: explains the heads of the strongest edges, where the page is to show them.
+
+    Raises:
+        NotFound: a scope was named and does not exist.
     """
-    files = web_files()
-    addresses = {name: _data_address(files[path]) for name, path in modules().items()}
+    document = graph_document(graph, name)
+    try:
+        document["details"] = details_of(graph, scope).of_graph(graph)
+    except NotFound:
+        if scope is not None:
+            raise
+        document["details"] = {}  # a graph without evidence is still worth keeping
+    if attention is not None:
+        document["attention"] = attention_values(attention)
+    files, addresses = web_files(), {}
+    for module, path in modules().items():
+        encoded = base64.b64encode(files[path].encode()).decode()
+        addresses[module] = f"data:text/javascript;charset=utf-8;base64,{encoded}"
     head = (
         f'<meta http-equiv="Content-Security-Policy" content="{ONE_FILE_POLICY}">\n'
         f"<style>\n{files['explorer.css']}</style>\n"
         f'<script type="importmap">{_import_map(addresses)}</script>\n{BOOT}'
     )
-    # A label may hold "</script>": no "<" may stand in the document's text.
+    # A label may hold "</script>": the document's text must not contain "<".
     text = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     return _template(head, f'<script type="application/json" id="document">{text}</script>\n')
-
-
-def _data_address(text: str) -> str:
-    return "data:text/javascript;charset=utf-8;base64," + base64.b64encode(text.encode()).decode()

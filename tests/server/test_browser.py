@@ -33,7 +33,7 @@ def strongest_feature(graph: Graph) -> int:
     return int(graph.influence.masked_fill(~graph.nodes.of("feature"), -1).argmax())
 
 
-def test_the_page_tells_the_story(browser: Browser, address: str, toy_graph: Graph) -> None:
+def test_the_page_begins_with_a_summary(browser: Browser, address: str, toy_graph: Graph) -> None:
     browser.open(address)
     assert browser.driver.title == "the cat sat on the · Glassworks"
     assert browser.text(".predictions .first .token") == "mat"

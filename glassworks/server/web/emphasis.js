@@ -1,5 +1,5 @@
 /**
- * What stands out at this moment: a pointed path, a node with its edges, what was searched, or else the story.
+ * What stands out at this moment: a pointed path, a node with its edges, what was searched, or else the summary.
  *
  * One answer for nodes, edges and labels, so that they never disagree.
  */
@@ -15,8 +15,8 @@ import { shortName } from "glassworks/model";
  * @property {number} part of the strongest path's weight
  *
  * @typedef {object} Emphasis
- * @property {"path" | "node" | "search" | "story"} mode
- * @property {Set<number>} nodes that stand out; in the story's mode the others are not dimmed
+ * @property {"path" | "node" | "search" | "summary"} mode
+ * @property {Set<number>} nodes that stand out; in the summary's mode the others are not dimmed
  * @property {number[]} links that are drawn strong, or behind the spines
  * @property {Spine[]} spines
  * @property {Map<number, string>} names of the nodes that speak for their group
@@ -38,8 +38,8 @@ export function emphasis(store) {
   if (active !== null) return nodeEmphasis(store, active);
   if (query.trim()) return plain("search", new Set(store.matches()), [], null);
   const paths = [...store.graph.document.paths.keys()].slice(0, STORY_PATHS);
-  const story = pathEmphasis(store, paths, "story");
-  return story.spines.length ? story : strongestEdges(store);
+  const summary = pathEmphasis(store, paths, "summary");
+  return summary.spines.length ? summary : strongestEdges(store);
 }
 
 /**
@@ -62,7 +62,7 @@ function strongestEdges({ graph, state }) {
   const shown = [...score.keys()].filter((link) => links[link]).sort((a, b) => score[b] - score[a]);
   const best = shown.slice(0, STORY_EDGES);
   const nodes = best.flatMap((link) => [graph.links.source[link], graph.links.target[link]]);
-  return plain("story", new Set(nodes), best, null);
+  return plain("summary", new Set(nodes), best, null);
 }
 
 /**
@@ -81,7 +81,7 @@ function nodeEmphasis(store, active) {
 /**
  * @param {Store} store
  * @param {number[]} which
- * @param {"path" | "story"} mode
+ * @param {"path" | "summary"} mode
  * @returns {Emphasis}
  */
 function pathEmphasis(store, which, mode) {

@@ -6,14 +6,14 @@ import { indexGraph } from "glassworks/model";
 import { openSource, Refused } from "glassworks/source";
 import { Store } from "glassworks/store";
 import { currentTheme, startTheme, toggleTheme } from "glassworks/theme";
-import { askTargets } from "glassworks/views/ask";
 import { showCircuit } from "glassworks/views/circuit";
 import { showControls, searchField } from "glassworks/views/controls";
 import { GraphView } from "glassworks/views/graph";
 import { showGroups } from "glassworks/views/groups";
 import { KEYS } from "glassworks/views/keyboard";
 import { showPanel } from "glassworks/views/panel";
-import { showStory } from "glassworks/views/story";
+import { openQuery } from "glassworks/views/query";
+import { showSummary } from "glassworks/views/summary";
 
 /** @typedef {import("glassworks/source").Source} Source */
 
@@ -34,14 +34,14 @@ function build(root, source) {
   const store = new Store(indexGraph(source.document));
   document.title = `${source.document.prompt} · Glassworks`;
   const part = (/** @type {string} */ name, /** @type {string} */ label) => h("section", { class: name, "aria-label": label });
-  const story = part("story", "Prompt, predictions and scores");
+  const summary = part("summary", "Prompt, predictions and scores");
   const stage = part("stage", "Attribution graph");
   const controls = part("controls", "Pruning and legend");
   const node = part("details", "Selected node");
   const groups = part("groups", "Circuit");
   const side = h("aside", {}, node, groups);
-  root.append(bar(store, source), story, h("main", {}, h("div", { class: "middle" }, stage, controls), side), notice(store));
-  showStory(story, store);
+  root.append(bar(store, source), summary, h("main", {}, h("div", { class: "middle" }, stage, controls), side), notice(store));
+  showSummary(summary, store);
   const view = new GraphView(stage, store);
   const circuit = h("div", { class: "circuit", hidden: true });
   stage.append(circuit);
@@ -63,11 +63,11 @@ function bar(store, source) {
   const theme = h("button", { type: "button", id: "theme", title: "Light or dark", "aria-label": "Light or dark", onclick: toggleTheme }, "◐");
   theme.addEventListener("click", () => theme.setAttribute("aria-pressed", String(currentTheme() === "dark")));
   const keep = h("button", { type: "button", id: "export", title: "Keep this graph as one file that needs no server", onclick: source.exportPage }, "Save as file");
-  const ask = source.open ? h("button", { type: "button", id: "ask", title: "Explain another token, position, feature or direction of this prompt", onclick: () => askTargets(source) }, "Explain …") : null;
+  const query = source.open ? h("button", { type: "button", id: "query", title: "Explain another token, position, feature or direction of this prompt", onclick: () => openQuery(source) }, "Explain …") : null;
   const help = h("button", { type: "button", id: "help", title: "Keys", "aria-label": "Keys", onclick: showKeys }, "?");
   const brand = h("span", { class: "brand" }, h("span", { class: "mark", "aria-hidden": "true" }), "Glassworks");
   const origin = h("span", { class: "origin" }, [model, scope].filter((each, place, all) => each && all.indexOf(each) === place).join(" · "));
-  return h("header", { class: "bar" }, brand, ...graphChoice(source), origin, searchField(store), ask, keep, theme, help);
+  return h("header", { class: "bar" }, brand, ...graphChoice(source), origin, searchField(store), query, keep, theme, help);
 }
 
 /** @param {Source} source */
@@ -132,7 +132,7 @@ function globalKeys(store) {
 
 function showKeys() {
   const rows = KEYS.flatMap(([keys, meaning]) => [h("dt", {}, ...keys.split(" ").map((key) => h("kbd", {}, key))), h("dd", {}, meaning)]);
-  const dialog = h("dialog", { class: "ask keys", "aria-label": "Keys" }, h("h2", {}, "Keys"), h("dl", {}, ...rows), h("form", { method: "dialog" }, h("button", { class: "main" }, "Close")));
+  const dialog = h("dialog", { class: "query keys", "aria-label": "Keys" }, h("h2", {}, "Keys"), h("dl", {}, ...rows), h("form", { method: "dialog" }, h("button", { class: "main" }, "Close")));
   dialog.addEventListener("close", () => dialog.remove());
   document.body.append(dialog);
   dialog.showModal();

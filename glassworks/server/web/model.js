@@ -21,7 +21,7 @@ import { percent, tokenText } from "glassworks/dom";
  * @property {string} label
  * @property {number | null} activation
  * @property {number | null} probability of a logit
- * @property {"logit" | "difference" | "feature" | "direction" | null} asked what an outcome is
+ * @property {"logit" | "difference" | "feature" | "direction" | null} target what an outcome is
  * @property {number} influence share of the flow into the outcomes that passes through this node
  * @property {number} share of all influence that lies in stronger nodes: kept where it is below the node threshold
  * @property {number} inflow sum of the absolute weights of everything that enters this node, left-out edges too
@@ -45,7 +45,7 @@ import { percent, tokenText } from "glassworks/dom";
  * @property {string} token
  * @property {number} probability
  * @property {number} position
- * @property {"logit" | "difference" | "feature" | "direction"} asked
+ * @property {"logit" | "difference" | "feature" | "direction"} target
  *
  * @typedef {object} HeadPart the part of an edge that a head moves
  * @property {number} layer
@@ -208,7 +208,7 @@ export function clip(text, most) {
  * @param {GraphNode} node
  */
 export function chance(node) {
-  return node.asked === "logit" && node.probability !== null ? percent(node.probability) : "";
+  return node.target === "logit" && node.probability !== null ? percent(node.probability) : "";
 }
 
 /**
@@ -219,7 +219,7 @@ export function chance(node) {
 export function place(graph, node) {
   const token = tokenText(graph.document.tokens[node.position] ?? "");
   if (node.kind === "embedding") return `input token ${node.position}`;
-  if (node.kind === "logit") return node.asked === "feature" || node.asked === "direction" ? `read at “${token}”` : `next token after “${token}”`;
+  if (node.kind === "logit") return node.target === "feature" || node.target === "direction" ? `read at “${token}”` : `next token after “${token}”`;
   return `layer ${node.layer} at “${token}”`;
 }
 

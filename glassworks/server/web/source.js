@@ -45,10 +45,10 @@ export async function openSource() {
  * @param {string} address
  * @param {RequestInit} [options]
  */
-async function ask(address, options) {
+async function request(address, options) {
   const answer = await fetch(address, options);
-  const told = answer.headers.get("content-type")?.startsWith("application/json");
-  const body = told ? await answer.json() : { error: `The server answered ${answer.status} ${answer.statusText}.` };
+  const json = answer.headers.get("content-type")?.startsWith("application/json");
+  const body = json ? await answer.json() : { error: `The server answered ${answer.status} ${answer.statusText}.` };
   if (!answer.ok) throw new Refused(body.error);
   return body;
 }
@@ -65,22 +65,22 @@ function sent(method, value) {
 /** @returns {Promise<Source>} */
 async function serverSource() {
   /** @type {{graphs: Entry[]}} */
-  const { graphs } = await ask("/api/graphs");
-  const asked = /^\/graph\/([^/]+)$/.exec(location.pathname)?.[1];
-  const name = asked ? decodeURIComponent(asked) : graphs[0]?.name;
+  const { graphs } = await request("/api/graphs");
+  const address = /^\/graph\/([^/]+)$/.exec(location.pathname)?.[1];
+  const name = address ? decodeURIComponent(address) : graphs[0]?.name;
   if (!name) throw new Refused("There is no graph here yet; make one with `glassworks trace`, then load this page again.");
   const base = `/api/graph/${encodeURIComponent(name)}`;
   return {
-    document: await ask(base),
+    document: await request(base),
     graphs,
     saving: "with the graph",
-    details: async (node) => (node.coder ? ask(`${base}/feature/${encodeURIComponent(node.coder)}/${node.index}`) : null),
-    save: async (groups) => void (await ask(`${base}/groups`, sent("PUT", groups))),
-    edge: (source, target) => ask(`${base}/edge/${source}/${target}`),
-    head: (layer, head, query, key) => ask(`${base}/head/${layer}/${head}/${query}/${key}`),
+    details: async (node) => (node.coder ? request(`${base}/feature/${encodeURIComponent(node.coder)}/${node.index}`) : null),
+    save: async (groups) => void (await request(`${base}/groups`, sent("PUT", groups))),
+    edge: (source, target) => request(`${base}/edge/${source}/${target}`),
+    head: (layer, head, query, key) => request(`${base}/head/${layer}/${head}/${query}/${key}`),
     open: true,
-    trace: async (targets) => (await ask(`${base}/trace`, sent("POST", { targets }))).name,
-    edit: (edits) => ask(`${base}/edit`, sent("POST", { edits })),
+    trace: async (targets) => (await request(`${base}/trace`, sent("POST", { targets }))).name,
+    edit: (edits) => request(`${base}/edit`, sent("POST", { edits })),
     exportPage: () => location.assign(`/graph/${encodeURIComponent(name)}.html`),
   };
 }

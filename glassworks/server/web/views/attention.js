@@ -1,7 +1,7 @@
 /**
  * Attention behind an edge: the heads that it runs through, and what made each of them look there.
  *
- * Both are asked for when the reader opens them. At every layer heads and what goes past them make up the whole edge;
+ * Both are fetched when the reader opens them. At every layer heads and what goes past them make up the whole edge;
  * parts of different layers overlap.
  */
 import { css, h, number, percent, signed, tokenText } from "glassworks/dom";
@@ -24,21 +24,21 @@ import { nodeName } from "glassworks/model";
 export function headsOf(store, source, link) {
   const { nodes, links } = store.graph;
   const [from, to] = [nodes[links.source[link]], nodes[links.target[link]]];
-  const ask = () => source.edge(from.id, to.id).then((edge) => (edge ? edgeHeads(store, source, edge) : [nothing("This page carries the heads of its strongest edges only, and not of this one.")]));
-  const [button, box] = opener("Heads", `Heads of the edge from ${nodeName(from)} to ${nodeName(to)}`, "heads", ask);
+  const load = () => source.edge(from.id, to.id).then((edge) => (edge ? edgeHeads(store, source, edge) : [nothing("This page carries the heads of its strongest edges only, and not of this one.")]));
+  const [button, box] = opener("Heads", `Heads of the edge from ${nodeName(from)} to ${nodeName(to)}`, "heads", load);
   button.classList.toggle("local", from.position === to.position); // such an edge has little use for heads
   return [button, box];
 }
 
 /**
- * A button and what it opens, which is asked for once.
+ * A button and what it opens, which is fetched once.
  * @param {string} text
  * @param {string} label
  * @param {string} name class of what opens
- * @param {() => Promise<HTMLElement[]>} ask
+ * @param {() => Promise<HTMLElement[]>} load
  * @returns {[HTMLElement, HTMLElement]}
  */
-function opener(text, label, name, ask) {
+function opener(text, label, name, load) {
   const box = h("div", { class: name, hidden: true, "aria-live": "polite" });
   const button = h("button", { type: "button", class: "quiet opener", "aria-expanded": "false", "aria-label": label, title: label }, text);
   button.addEventListener("click", async () => {
@@ -47,7 +47,7 @@ function opener(text, label, name, ask) {
     if (box.hidden || box.childElementCount) return;
     box.append(nothing("Asking the model …"));
     try {
-      box.replaceChildren(...(await ask()));
+      box.replaceChildren(...(await load()));
     } catch (error) {
       box.replaceChildren(nothing(error instanceof Error ? error.message : String(error)));
     }
@@ -91,8 +91,8 @@ function headRow(store, source, part, most) {
   const { tokens } = store.graph.document;
   const way = part.key === part.query ? `stays at “${tokenText(tokens[part.query])}”` : `“${tokenText(tokens[part.key])}” → “${tokenText(tokens[part.query])}”`;
   const bar = css(h("span", { class: `weight ${part.value >= 0 ? "positive" : "negative"}` }), { "--part": Math.abs(part.share) / most });
-  const ask = () => source.head(part.layer, part.head, part.query, part.key).then((score) => (score ? headScore(store, score) : [nothing("This page does not carry what this head looks for.")]));
-  const [why, box] = opener("Why?", `Why head ${part.layer}.${part.head} looks there`, "score", ask);
+  const load = () => source.head(part.layer, part.head, part.query, part.key).then((score) => (score ? headScore(store, score) : [nothing("This page does not carry what this head looks for.")]));
+  const [why, box] = opener("Why?", `Why head ${part.layer}.${part.head} looks there`, "score", load);
   const line = h("div", { class: "head" }, h("b", {}, `${part.layer}.${part.head}`), h("span", { class: "way" }, way), h("span", { class: "value", title: signed(part.value) }, signedPercent(part.share)), why, bar);
   return h("li", {}, line, box);
 }
@@ -103,14 +103,14 @@ function headRow(store, source, part, most) {
  */
 function headScore(store, score) {
   const { tokens } = store.graph.document;
-  const summary = `Attention ${percent(score.weight)} from “${tokenText(tokens[score.query])}” to “${tokenText(tokens[score.key])}”; its score of ${number(score.score)} before softmax is the sum of all pairs of what was written at the two.`;
+  const lead = `Attention ${percent(score.weight)} from “${tokenText(tokens[score.query])}” to “${tokenText(tokens[score.key])}”; its score of ${number(score.score)} before softmax is the sum of all pairs of what was written at the two.`;
   const most = Math.max(...score.pairs.map((each) => Math.abs(each.value)), 1e-9);
   const pairs = score.pairs.slice(0, 8).map(({ query, key, value }) => {
     const bar = css(h("span", { class: `weight ${value >= 0 ? "positive" : "negative"}` }), { "--part": Math.abs(value) / most });
     return h("li", { class: "pairing" }, contributor(store, query), h("span", { class: "times" }, "×"), contributor(store, key), h("span", { class: "value" }, signed(value)), bar);
   });
   return [
-    h("p", { class: "summary" }, summary),
+    h("p", { class: "lead" }, lead),
     h("h4", {}, "Strongest pairs", h("small", {}, "who asks × who answers")),
     h("ul", {}, ...pairs),
     side(store, "Who asks", `at “${tokenText(tokens[score.query])}”`, score.queries),

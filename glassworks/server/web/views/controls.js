@@ -82,9 +82,9 @@ function caption(store) {
   store.on(["selected", "hovered", "path", "query", "tab"], () => {
     const { selected, hovered, path, query } = store.state;
     line.hidden = store.state.tab === "circuit";
-    const story = paths ? `The ${paths} strongest paths` : "The strongest edges";
+    const usual = paths ? `The ${paths} strongest paths` : "The strongest edges";
     const node = hovered !== null && hovered !== selected ? "The edges of this node" : selected !== null ? "The edges of the selected node" : "";
-    line.textContent = path !== null ? `Path ${path + 1}` : node || (query ? "What was found" : story);
+    line.textContent = path !== null ? `Path ${path + 1}` : node || (query ? "Search results" : usual);
   });
   return line;
 }

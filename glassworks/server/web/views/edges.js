@@ -61,7 +61,7 @@ export class EdgeCanvas {
       within(this.back, scene, (pen) => this.drawBackground(pen, scene));
       this.drawn = state;
     }
-    this.back.classList.toggle("calm", scene.emphasis.mode !== "story");
+    this.back.classList.toggle("calm", scene.emphasis.mode !== "summary");
     within(this.front, scene, (pen) => this.drawStrong(pen, scene));
   }
 

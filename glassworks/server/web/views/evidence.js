@@ -11,7 +11,7 @@ import { css, h, number, percent, tokenText } from "glassworks/dom";
  * @returns {HTMLElement[]}
  */
 export function evidence(details, node) {
-  const parts = /** @type {HTMLElement[]} */ ([summary(details, node)]);
+  const parts = /** @type {HTMLElement[]} */ ([lead(details, node)]);
   if (details.top_tokens.length) parts.push(tokenChips(details));
   if (details.context_tokens.length) parts.push(wordLine("After", details.context_tokens));
   if (details.following_tokens.length) parts.push(wordLine("Before", details.following_tokens));
@@ -24,13 +24,13 @@ export function evidence(details, node) {
  * @param {Details} details
  * @param {import("glassworks/model").GraphNode} node
  */
-function summary(details, node) {
+function lead(details, node) {
   const pieces = [];
   if (details.density !== null) pieces.push(`fires on ${percent(details.density)} of all tokens`);
   if (details.max_activation && node.activation !== null) {
     pieces.push(`here at ${percent(node.activation / details.max_activation)} of the strongest seen, ${number(details.max_activation)}`);
   }
-  return h("p", { class: "summary" }, pieces.join(", "));
+  return h("p", { class: "lead" }, pieces.join(", "));
 }
 
 /** @param {Details} details */

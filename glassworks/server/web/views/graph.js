@@ -209,8 +209,8 @@ export class GraphView {
       const { id } = graph.nodes[node];
       const group = groups.get(id);
       const classes = element.classList;
-      classes.toggle("dim", shown.mode !== "story" && !shown.nodes.has(node));
-      classes.toggle("story", shown.mode === "story" && shown.nodes.has(node));
+      classes.toggle("dim", shown.mode !== "summary" && !shown.nodes.has(node));
+      classes.toggle("summary", shown.mode === "summary" && shown.nodes.has(node));
       classes.toggle("selected", state.selected === node);
       classes.toggle("pointed", state.pointed === node);
       classes.toggle("marked", state.marked.includes(node));

@@ -79,7 +79,7 @@ export function askGroup(store, nodes) {
   const cancel = h("button", { type: "button", onclick: () => dialog.close() }, "Cancel");
   const form = h("form", { method: "dialog" }, h("h2", {}, `Group ${what}`), h("label", {}, "Name of a new or existing group", name), h("datalist", { id: "groups" }, ...options));
   form.append(h("footer", {}, cancel, h("button", { class: "main", type: "submit" }, "Group")));
-  const dialog = h("dialog", { class: "ask", "aria-label": "Group nodes" }, form);
+  const dialog = h("dialog", { class: "query", "aria-label": "Group nodes" }, form);
   form.addEventListener("submit", () => name.value.trim() && store.group(name.value.trim(), nodes));
   dialog.addEventListener("close", () => {
     dialog.remove();

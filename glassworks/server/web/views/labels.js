@@ -71,7 +71,7 @@ function candidates({ store, emphasis }) {
   const outstanding = rankOutstanding(store, emphasis).filter((node) => graph.nodes[node].kind !== "error");
   const named = [...graph.nodes.keys()].filter((node) => store.groupOf(node) >= 0);
   const insistent = new Set([...first, ...logits.slice(0, 1), ...outstanding.slice(0, 14)]);
-  const others = emphasis.mode === "story" ? [...graph.nodes.keys()].filter((node) => graph.nodes[node].label && !emphasis.nodes.has(node)).sort(byShare) : [];
+  const others = emphasis.mode === "summary" ? [...graph.nodes.keys()].filter((node) => graph.nodes[node].label && !emphasis.nodes.has(node)).sort(byShare) : [];
   const order = new Set([...insistent, ...logits, ...named, ...outstanding, ...others.slice(0, 150)]);
   return [...order].filter(shown).map((node) => ({ node, insistent: insistent.has(node) }));
 }

@@ -3,7 +3,7 @@
  */
 import { count, css, h, number, percent, signed, tokenText } from "glassworks/dom";
 import { chance, linkShare, nodeName, place } from "glassworks/model";
-import { explain } from "glassworks/views/ask";
+import { explain } from "glassworks/views/query";
 import { headsOf } from "glassworks/views/attention";
 import { changeSection } from "glassworks/views/change";
 import { evidence } from "glassworks/views/evidence";
@@ -13,8 +13,8 @@ import { askGroup } from "glassworks/views/groups";
 /** @typedef {import("glassworks/source").Source} Source */
 
 const MOST_EDGES = 40;
-/** Evidence that was asked for, so that walking back and forth asks once. */
-const asked = /** @type {Map<string, Promise<import("glassworks/model").Details | null>>} */ (new Map());
+/** Evidence that was fetched, so that walking back and forth fetches it once. */
+const fetched = /** @type {Map<string, Promise<import("glassworks/model").Details | null>>} */ (new Map());
 
 /**
  * @param {HTMLElement} root
@@ -47,8 +47,8 @@ async function fillEvidence(root, store, source) {
   let content;
   try {
     const key = `${node.coder}/${node.index}`;
-    if (!asked.has(key)) asked.set(key, source.details(node));
-    const details = await asked.get(key);
+    if (!fetched.has(key)) fetched.set(key, source.details(node));
+    const details = await fetched.get(key);
     content = details ? evidence(details, node) : [h("p", { class: "hint" }, "This graph carries no evidence for its features.")];
   } catch (error) {
     content = [h("p", { class: "hint" }, error instanceof Error ? error.message : String(error))];
@@ -103,7 +103,7 @@ function where({ graph }, at) {
 }
 
 /**
- * What to ask for to have a node explained: the feature, or what follows a token; null for the rest.
+ * The target that explains a node: the feature, or what follows a token; null for the rest.
  * @param {import("glassworks/model").GraphNode} node
  */
 function wording(node) {
@@ -124,9 +124,9 @@ function actions(store, source, at) {
   const pin = h("button", { type: "button", "aria-pressed": String(pinned), onclick: () => store.togglePin(store.chosen()) }, pinned ? "Unpin" : "Pin", h("kbd", {}, "P"));
   const several = state.marked.length > 1 ? `Group ${state.marked.length}` : group >= 0 ? state.groups[group].name : "Group";
   const join = h("button", { type: "button", onclick: () => askGroup(store, store.chosen()) }, several, h("kbd", {}, "G"));
-  const asked = source.open ? wording(graph.nodes[at]) : null;
+  const target = source.open ? wording(graph.nodes[at]) : null;
   const title = graph.nodes[at].kind === "embedding" ? "Explain what comes after this token" : "Explain this feature: a graph with it as the outcome";
-  const why = asked ? h("button", { type: "button", class: "explain", title, onclick: () => explain(source, [asked], (notice) => store.set({ notice })) }, "Explain") : null;
+  const why = target ? h("button", { type: "button", class: "explain", title, onclick: () => explain(source, [target], (notice) => store.set({ notice })) }, "Explain") : null;
   const close = h("button", { type: "button", class: "close", "aria-label": "Close", onclick: () => store.set({ selected: null, marked: [] }) }, "×");
   return h("div", { class: "actions" }, back, pin, join, why, close);
 }

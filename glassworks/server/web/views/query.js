@@ -1,11 +1,11 @@
 /**
- * Asking for another graph of the same prompt: of other tokens, positions, features or directions.
+ * A query for another graph of the same prompt: of other tokens, positions, features or directions.
  */
 import { h } from "glassworks/dom";
 
 /** @typedef {import("glassworks/source").Source} Source */
 
-/** What can be asked, with what it means; the command line reads the same words. */
+/** Targets as they are written, with what they mean; the command line reads the same words. */
 const WORDS = [
   ["cold", "a token that may come next"],
   ["cold - hot", "the difference of two tokens"],
@@ -20,27 +20,27 @@ const WORDS = [
  * Traces other targets and goes to their graph.
  * @param {Source} source
  * @param {string[]} targets
- * @param {(text: string) => void} tell
+ * @param {(text: string) => void} report
  */
-export async function explain(source, targets, tell) {
-  tell("Tracing …");
+export async function explain(source, targets, report) {
+  report("Tracing …");
   try {
     const name = await source.trace(targets);
     location.assign(`/graph/${encodeURIComponent(name)}`);
   } catch (error) {
-    tell(error instanceof Error ? error.message : String(error));
+    report(error instanceof Error ? error.message : String(error));
   }
 }
 
 /** @param {Source} source */
-export function askTargets(source) {
+export function openQuery(source) {
   const field = h("input", { name: "targets", autocomplete: "off", required: true, placeholder: "cold; likely@5" });
   const answer = h("p", { class: "hint", role: "status" });
   const words = h("dl", { class: "wording" }, ...WORDS.flatMap(([word, meaning]) => [h("dt", {}, h("code", {}, word)), h("dd", {}, meaning)]));
   const cancel = h("button", { type: "button", onclick: () => dialog.close() }, "Cancel");
   const form = h("form", {}, h("h2", {}, "Explain something else in this prompt"), h("label", {}, "Targets, several with ; between them", field), words, answer);
   form.append(h("footer", {}, cancel, h("button", { class: "main", type: "submit" }, "Explain")));
-  const dialog = h("dialog", { class: "ask", "aria-label": "Explain something else" }, form);
+  const dialog = h("dialog", { class: "query", "aria-label": "Explain something else" }, form);
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     const targets = field.value.split(";").map((each) => each.trim()).filter(Boolean);

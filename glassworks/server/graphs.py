@@ -1,7 +1,7 @@
 """The graphs that a server shows: artefacts and graph JSON files of one folder, found by name.
 
 A name from outside is only ever looked up among the names found, never joined to a path, so no request can leave
-the folder. This module must not know HTTP.
+the folder.
 """
 
 from collections import OrderedDict
@@ -26,7 +26,7 @@ LONGEST_NAME, MOST_GROUPS = 200, 1_000
 
 @final
 @dataclass(frozen=True)
-class Library:
+class GraphFolder:
     """The graphs of a folder.
 
     Attributes:
@@ -47,13 +47,13 @@ class Library:
         """Name of every graph -> its folder or file: artefacts before JSON files, the newest first."""
         if self._single:
             return {_name(self.folder.resolve()): self.folder, **self._added}
-        inside = [each for each in self.folder.iterdir() if not each.name.startswith(".")]
-        found: dict[str, Path] = {}
-        for path in sorted(inside, key=lambda each: (each.is_file(), -each.stat().st_mtime, each.name)):
+        inside = [path for path in self.folder.iterdir() if not path.name.startswith(".")]
+        places: dict[str, Path] = {}
+        for path in sorted(inside, key=lambda path: (path.is_file(), -path.stat().st_mtime, path.name)):
             for place in (path, path / TRACED):
                 if place.exists() and _is_graph(place):
-                    found.setdefault(_name(path), place)
-        return found
+                    places.setdefault(_name(path), place)
+        return places
 
     @property
     def _single(self) -> bool:
@@ -68,7 +68,7 @@ class Library:
         home = self.folder.resolve().parent if self._single else self.folder
         with self._lock:
             taken = self.places()
-            free = next(each for each in chain([name], (f"{name}-{n}" for n in count(2))) if each not in taken)
+            free = next(one for one in chain([name], (f"{name}-{n}" for n in count(2))) if one not in taken)
             while (home / free).exists():
                 free += "-new"
             graph.save(home / free)
@@ -78,7 +78,7 @@ class Library:
     def direction(self, name: str) -> Tensor:
         """Read a direction that lies beside the graphs, found by its file's name; NotFound where there is none."""
         home = self.folder.resolve().parent if self._single else self.folder
-        files = {each.name: each for each in home.iterdir() if each.suffix in (".npy", ".safetensors")}
+        files = {file.name: file for file in home.iterdir() if file.suffix in (".npy", ".safetensors")}
         if name not in files:
             raise NotFound(f"There is no file {name!r} beside the graphs; {nearest(name, files)}.")
         return read_direction(str(files[name]))
@@ -147,15 +147,13 @@ def _name(path: Path) -> str:
 def _is_graph(path: Path) -> bool:
     if path.is_dir():
         return artefacts.is_artefact(path) and artefacts.read_json(path / artefacts.MANIFEST).get("kind") == "graph"
-    return path.suffix == ".json" and path.is_file() and {"metadata", "nodes", "links"} <= _keys(path)
-
-
-def _keys(path: Path) -> set[str]:
+    if path.suffix != ".json" or not path.is_file():
+        return False
     try:
         value = artefacts.read_json(path)
     except BadArtefact:
-        return set()
-    return set(value) if isinstance(value, dict) else set()
+        return False
+    return isinstance(value, dict) and {"metadata", "nodes", "links"} <= set(value)
 
 
 def _summary(path: Path) -> dict[str, Any]:
@@ -179,30 +177,29 @@ def _groups(path: Path) -> dict[str, Any]:
     if path.is_file():
         return {}
     table = artefacts.read(path, "graph").table("supernodes")
-    named = [{"name": each["name"], "nodes": list(map(str, each["nodes"]))} for each in table["supernodes"]]
+    named = [{"name": group["name"], "nodes": list(map(str, group["nodes"]))} for group in table["supernodes"]]
     return {"supernodes": named, "pinned": list(map(str, table["pinned"]))}
 
 
 def _read_groups(value: Any, count: int) -> dict[str, Any]:
+    """Groups and pins as they are stored, checked: node numbers and distinct names."""
     groups = value.get("supernodes") if isinstance(value, dict) else None
     if not isinstance(value, dict) or not isinstance(groups, list) or not isinstance(value.get("pinned"), list):
         raise BadInput('Groups are written {"pinned": [id...], "supernodes": [{"name": text, "nodes": [id...]}]}.')
-    names = [each.get("name") if isinstance(each, dict) else None for each in groups]
+    names = [group.get("name") if isinstance(group, dict) else None for group in groups]
     for name in names:
         if not isinstance(name, str) or not name.strip() or len(name) > LONGEST_NAME or names.count(name) > 1:
             raise BadInput(f"A group's name is {name!r}; names are different texts of 1 to {LONGEST_NAME} characters.")
     if len(groups) > MOST_GROUPS:
         raise BadInput(f"There are {len(groups)} groups; a graph holds {MOST_GROUPS} at the most.")
-    return {
-        "supernodes": [{"name": each["name"], "nodes": _numbers(each.get("nodes"), count)} for each in groups],
-        "pinned": _numbers(value["pinned"], count),
-    }
 
+    def numbers(ids: Any) -> list[int]:
+        if not isinstance(ids, list):
+            raise BadInput(f"A list of node ids is needed; got {type(ids).__name__}.")
+        for node in ids:
+            if not (isinstance(node, str) and node.isascii() and node.isdecimal() and int(node) < count):
+                raise BadInput(f"There is no node {node!r}; the graph's nodes are called '0' to '{count - 1}'.")
+        return [int(node) for node in dict.fromkeys(ids)]
 
-def _numbers(ids: Any, count: int) -> list[int]:
-    if not isinstance(ids, list):
-        raise BadInput(f"A list of node ids is needed; got {type(ids).__name__}.")
-    for each in ids:
-        if not (isinstance(each, str) and each.isascii() and each.isdecimal() and int(each) < count):
-            raise BadInput(f"There is no node {each!r}; the graph's nodes are called '0' to '{count - 1}'.")
-    return [int(each) for each in dict.fromkeys(ids)]
+    named = [{"name": group["name"], "nodes": numbers(group.get("nodes"))} for group in groups]
+    return {"supernodes": named, "pinned": numbers(value["pinned"])}

@@ -1,5 +1,5 @@
 /**
- * The top of the page: what was asked, what the model says, how much of it the graph explains, and by which paths.
+ * The top of the page: the prompt, what the model says, how much of it the graph explains, and by which paths.
  */
 import { count, css, h, number, percent, tokenText } from "glassworks/dom";
 import { stepName, strongestOf } from "glassworks/emphasis";
@@ -11,9 +11,9 @@ import { clip } from "glassworks/model";
  * @param {HTMLElement} root
  * @param {Store} store
  */
-export function showStory(root, store) {
+export function showSummary(root, store) {
   const { document } = store.graph;
-  const top = h("div", { class: "asked" }, promptLine(document), predictionList(document));
+  const top = h("div", { class: "outcomes" }, promptLine(document), predictionList(document));
   const scores = h("dl", { class: "scores" });
   root.append(top, scores);
   if (document.paths.length) root.append(pathList(store));
@@ -28,13 +28,13 @@ function promptLine({ tokens, next }) {
 
 /** @param {import("glassworks/model").GraphDocument} document */
 function predictionList({ predictions, tokens }) {
-  const rows = predictions.slice(0, 5).map(({ token, probability, asked, position }, place) => {
-    const chance = asked === "logit" ? probability : 0;
+  const rows = predictions.slice(0, 5).map(({ token, probability, target, position }, place) => {
+    const chance = target === "logit" ? probability : 0;
     const bar = css(h("span", { class: "bar" }), { "--part": chance });
-    const where = asked === "feature" || asked === "direction" ? "at" : "after";
+    const where = target === "feature" || target === "direction" ? "at" : "after";
     const at = position === tokens.length - 1 ? null : h("small", {}, ` ${where} “${tokenText(tokens[position])}”`);
     const name = h("span", { class: "token", title: token }, clip(tokenText(token), 26), at);
-    return h("li", { class: place ? "" : "first" }, name, bar, h("span", { class: "value" }, asked === "logit" ? percent(chance) : asked));
+    return h("li", { class: place ? "" : "first" }, name, bar, h("span", { class: "value" }, target === "logit" ? percent(chance) : target));
   });
   return h("ol", { class: "predictions", "aria-label": "What is explained" }, ...rows);
 }

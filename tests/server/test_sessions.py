@@ -76,7 +76,7 @@ def test_other_targets_become_graphs_beside_the_first(client: TestClient, home: 
     assert made.supernodes["state"].nodes == traced.supernodes["state"].nodes
     assert made.conservation.max() < 1e-4
     document = client.get(f"/api/graph/{name}").json()
-    assert {each["asked"] for each in document["predictions"]} == {"difference", "logit", "feature", "direction"}
+    assert {each["target"] for each in document["predictions"]} == {"difference", "logit", "feature", "direction"}
     assert document["next"] == " Austin"
     again = client.post(f"{BASE}/trace", json={"targets": targets}).json()["name"]
     assert again == f"{name}-2"
@@ -183,7 +183,7 @@ def test_other_sites_can_ask_for_nothing(client: TestClient, home: Path) -> None
     assert len(list(home.iterdir())) == 2
 
 
-def test_graphs_of_others_have_no_model_to_ask(home: Path, traced: Graph) -> None:
+def test_graphs_of_others_have_no_model_to_run(home: Path, traced: Graph) -> None:
     (home / "foreign.json").write_text(json.dumps(traced.prune().to_json("foreign")))
     client = TestClient(create_app(home), base_url="http://127.0.0.1")
     answer = client.get("/api/graph/foreign/edge/0/20")
@@ -219,7 +219,7 @@ def open_heads(browser: Browser, traced: Graph) -> None:
     browser.until(lambda: browser.all(".score .pairing"))
     assert "→" in browser.texts(".heads .way")[0]
     assert "past all heads" in browser.texts(".heads h4 small")[0]
-    assert browser.texts(".score .summary")[0].startswith("Attention")
+    assert browser.texts(".score .lead")[0].startswith("Attention")
 
 
 @pytest.mark.browser
@@ -263,7 +263,7 @@ def test_the_page_tries_an_edit(browser: Browser, address: str, traced: Graph) -
 @pytest.mark.browser
 def test_the_page_explains_something_else(browser: Browser, address: str) -> None:
     browser.open(f"{address}/graph/dallas")
-    browser.one("#ask").click()
+    browser.one("#query").click()
     browser.one("dialog input").send_keys("nothing like this")
     browser.one("dialog button.main").click()
     browser.until(lambda: "not one token" in browser.text("dialog .hint"))
@@ -280,6 +280,6 @@ def test_the_page_explains_something_else(browser: Browser, address: str) -> Non
 def test_a_file_carries_the_heads_of_its_strongest_edges(browser: Browser, traced: Graph, tmp_path: Path) -> None:
     page = write_html(traced, tmp_path / "page.html", attention=explain_attention(gw.load_model("smallworld"), traced))
     browser.open(page.as_uri())
-    assert not browser.all("#ask")
+    assert not browser.all("#query")
     open_heads(browser, traced)
     assert browser.requests() == []

@@ -1,6 +1,6 @@
 """What needs the model itself: attention behind a graph, graphs of other targets of its prompt, and edits.
 
-Models are loaded when they are first asked for. This module must not know HTTP or pages.
+Models are loaded when they are first needed.
 """
 
 import re
@@ -25,7 +25,7 @@ MOST_EDITS, CONTINUED = 20, 16
 
 @final
 @dataclass(eq=False)
-class Workshop:
+class Sessions:
     """Runs models for the page, one thing at a time.
 
     Attributes:
@@ -71,32 +71,41 @@ class Workshop:
             value: `{"targets": [text...]}`, in the words of `circuits.wording`.
             read: finds the vector of a direction by name.
         """
-        texts = _texts(value)
+        texts = value.get("targets") if isinstance(value, dict) else None
+        if not isinstance(texts, list) or not 0 < len(texts) <= MOST_TARGETS:
+            raise BadInput(f'Targets are written {{"targets": [text...]}}, 1 to {MOST_TARGETS} of them.')
+        wrong = [text for text in texts if not isinstance(text, str) or not 0 < len(text) <= LONGEST_TARGET]
+        if wrong:
+            raise BadInput(f"A target is {str(wrong[0])[:40]!r}; targets are texts of 1 to {LONGEST_TARGET} "
+                           "characters.")  # fmt: skip
         with self._lock:
             model, scope = self._open(graph)
-            targets = [parse(each, model, read) for each in texts]
+            targets = [parse(text, model, read) for text in texts]
             same = model.tokenizer is not None and tuple(model.tokens(graph.prompt).tolist()) == graph.tokens
             made = trace(model, scope, graph.prompt if same else graph.tokens, targets=targets)
         fits = made.nodes.sources == graph.nodes.sources
         kept = {name: list(group.nodes) for name, group in graph.supernodes.items()} if fits else {}
         for name, numbers in kept.items():
-            made.group(name, [each for each in numbers if each < made.nodes.sources])
-        return replace(made, pinned=[each for each in graph.pinned if each < made.nodes.sources] if fits else [])
+            made.group(name, [number for number in numbers if number < made.nodes.sources])
+        return replace(made, pinned=[number for number in graph.pinned if number < made.nodes.sources] if fits else [])
 
     def edit(self, graph: Graph, value: Any) -> dict[str, Any]:
-        """What edits do to a graph's prompt, as `edits.Outcome` tells it.
+        """What edits do to a graph's prompt, as an `edits.Outcome`.
 
         Args:
             graph: gives prompt, model and scope.
             value: `{"edits": [...]}`, each as `Edit.plain` writes it.
         """
         plain = value.get("edits") if isinstance(value, dict) else None
-        listed = plain if isinstance(plain, list) and all(isinstance(each, dict) for each in plain) else []
-        if not 0 < len(listed) <= MOST_EDITS:
+        if (
+            not isinstance(plain, list)
+            or not all(isinstance(edit, dict) for edit in plain)
+            or not 0 < len(plain) <= MOST_EDITS
+        ):
             raise BadInput(f'Edits are written {{"edits": [edit...]}}, 1 to {MOST_EDITS} of them.')
         with self._lock:
             model, scope = self._open(graph)
-            edits = [read_edit(each, scope) for each in listed]
+            edits = [read_edit(edit, scope) for edit in plain]
             return outcome(model, list(graph.tokens), edits, new_tokens=CONTINUED).plain()
 
     def _attention(self, key: tuple[str, str], graph: Callable[[], Graph]) -> Attention:
@@ -128,13 +137,3 @@ def _recent(cache: OrderedDict[Any, Any], key: Any) -> Any:
     while len(cache) > CACHED:
         cache.popitem(last=False)
     return cache[key]
-
-
-def _texts(value: Any) -> list[str]:
-    texts = value.get("targets") if isinstance(value, dict) else None
-    if not isinstance(texts, list) or not 0 < len(texts) <= MOST_TARGETS:
-        raise BadInput(f'Targets are written {{"targets": [text...]}}, 1 to {MOST_TARGETS} of them.')
-    wrong = [each for each in texts if not isinstance(each, str) or not 0 < len(each) <= LONGEST_TARGET]
-    if wrong:
-        raise BadInput(f"A target is {str(wrong[0])[:40]!r}; targets are texts of 1 to {LONGEST_TARGET} characters.")
-    return texts
