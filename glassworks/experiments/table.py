@@ -119,6 +119,54 @@ class Table:
         names, numbers = np.unique(self["group"].astype(str), return_inverse=True)
         return len(names), numbers
 
+    def estimates(self, figures: Mapping[str, Callable[[Mean], Tensor]]) -> dict[str, Estimate]:
+        """Several formulas of weighted means at once, from one resampling; see `estimate`."""
+        count, numbers = self._groups
+        used: dict[str, set[tuple[Any, ...]]] = {name: set() for name in figures}
+        sums: dict[tuple[Any, ...], Tensor] = {}
+        observed: dict[tuple[Any, ...], set[int]] = {}
+
+        def collect(name: str) -> Mean:
+            def mean(
+                metric: str, intervention: str = "clean", control: str = "", amount: float | None = None, at: str = ""
+            ) -> Tensor:
+                key = metric, intervention, control, amount, at
+                used[name].add(key)
+                if key not in sums:
+                    rows = self._rows(*key)
+                    columns = (numbers[rows], *(self[each][rows] for each in ("seed", "value", "weight")))
+                    group, seed, value, weight = (torch.from_numpy(np.ascontiguousarray(each)) for each in columns)
+                    sums[key] = torch.zeros(count, 2, int(seed.max()) + 1, dtype=torch.float64)
+                    place = group[:, None], torch.arange(2), seed[:, None]
+                    sums[key].index_put_(place, torch.stack([value * weight, weight], 1), accumulate=True)
+                    observed[key] = set(group.tolist() if count > 1 else seed.tolist())
+                return torch.ones(1, dtype=torch.float64)
+
+            return mean
+
+        for name, figure in figures.items():
+            figure(collect(name))
+        if not sums:
+            return {name: stats.interval(figure(collect(name)), 0) for name, figure in figures.items()}
+        drawn = stats.resampled(torch.cat([each.flatten(1) for each in sums.values()], 1))
+        means: dict[tuple[Any, ...], Tensor] = {}
+        for (key, each), part in zip(
+            sums.items(), drawn.split([each[0].numel() for each in sums.values()], 1), strict=True
+        ):
+            by_seed = part.unflatten(1, each.shape[1:])
+            if each.shape[2] > 1:
+                by_seed = by_seed * torch.cat(list(stats.draws(each.shape[2], seed=1)))[:, None]
+            top, bottom = by_seed.sum(2).unbind(1)
+            means[key] = top / bottom
+
+        def known(
+            metric: str, intervention: str = "clean", control: str = "", amount: float | None = None, at: str = ""
+        ) -> Tensor:
+            return means[metric, intervention, control, amount, at]
+
+        clusters = {name: len(set().union(*(observed[key] for key in keys))) for name, keys in used.items()}
+        return {name: stats.interval(figure(known), clusters[name]) for name, figure in figures.items()}
+
     def estimate(self, figure: Callable[[Mean], Tensor]) -> Estimate:
         """Any formula of weighted means, with its interval over groups.
 
@@ -126,10 +174,14 @@ class Table:
             figure: the formula, `lambda m: m("loss", "ablate") / m("loss")`. All means see the same resampled groups,
                 so differences are paired; the draws of a control are resampled besides.
         """
-        count, numbers = self._groups
-        used: set[int] = set()
+        return self.estimates({"": figure})[""]
 
-        def mean(
+    def value(self, metric: str, intervention: str = "clean", at: str = "") -> float:
+        """A weighted mean without an interval."""
+        rows = self._rows(metric, intervention, "", None, at)
+        return float(np.average(self["value"][rows], weights=self["weight"][rows]))
+
+    def mean(
             metric: str, intervention: str = "clean", control: str = "", amount: float | None = None, at: str = ""
         ) -> Tensor:
             rows = self._rows(metric, intervention, control, amount, at)
@@ -160,7 +212,7 @@ class Table:
         rows = self._rows(metric, intervention, control, amount, at)
         value, weight = self["value"][rows], self["weight"][rows]
         alone = len(np.unique(self._groups[1][rows])) == len(rows)
-        if alone and len(rows) > 1 and np.isin(value, (0, 1)).all() and (weight == weight[0]).all():
+        if alone and len(rows) > 1 and (weight == weight[0]).all() and self._is_yes_or_no(metric):
             return stats.wilson(int(value.sum()), len(value))
         return self.estimate(lambda m: m(metric, intervention, control, amount, at))
 
@@ -207,6 +259,10 @@ class Table:
         amounts = sorted(self._arms.get((metric, intervention, control, ""), ()))
         return [(amount, self.mean(metric, intervention, control, amount)) for amount in amounts]
 
+    def _is_yes_or_no(self, metric: str) -> bool:
+        """Whether a metric is 0 or 1 in the whole table; a divergence of 0 is no share."""
+        return bool(np.isin(self["value"][self["metric"] == metric], (0, 1)).all())
+
     def summary(self) -> list[dict[str, str]]:
         """A row for each arm, a column for each metric: means with their intervals as text."""
         metrics = [name for name, at in self.unique("metric", "at") if not at]
@@ -229,16 +285,18 @@ class Table:
         return f"{len(self)} numbers of {count} cases in {self._groups[0]} groups; means with 95 % intervals"
 
     def __rich__(self) -> Any:
+        from rich.console import Group
         from rich.table import Table as Printed
+        from rich.text import Text
 
         rows = self.summary()
         metrics = [name for name in dict.fromkeys(name for row in rows for name in row) if name]
         left = f"; {len(rows) - MOST_ARMS} more arms" if len(rows) > MOST_ARMS else ""
         left += f"; {len(metrics) - MOST_METRICS} more metrics" if len(metrics) > MOST_METRICS else ""
-        printed = Printed("", *metrics[:MOST_METRICS], caption=self._caption() + left, box=None, pad_edge=False)
+        printed = Printed("", *metrics[:MOST_METRICS], box=None, pad_edge=False)
         for row in rows[:MOST_ARMS]:
             printed.add_row(*(row.get(name, "") for name in ("", *metrics[:MOST_METRICS])))
-        return printed
+        return Group(printed, Text(self._caption() + left, style="dim"))
 
     def __str__(self) -> str:
         from rich.console import Console
