@@ -182,25 +182,6 @@ class Table:
         return float(np.average(self["value"][rows], weights=self["weight"][rows]))
 
     def mean(
-            metric: str, intervention: str = "clean", control: str = "", amount: float | None = None, at: str = ""
-        ) -> Tensor:
-            rows = self._rows(metric, intervention, control, amount, at)
-            columns = (numbers[rows], *(self[name][rows] for name in ("seed", "value", "weight")))
-            group, seed, value, weight = (torch.from_numpy(np.ascontiguousarray(column)) for column in columns)
-            sums = torch.zeros(count, 2, int(seed.max()) + 1, dtype=torch.float64)
-            sums.index_put_(
-                (group[:, None], torch.arange(2), seed[:, None]), torch.stack([value * weight, weight], 1), True
-            )
-            used.update(group.tolist() if count > 1 else seed.tolist())
-            by_seed = stats.resampled(sums)
-            seeds = torch.cat(list(stats.draws(sums.shape[2], seed=1))) if sums.shape[2] > 1 else torch.ones(1, 1)
-            top, bottom = (by_seed * seeds[:, None]).sum(2).unbind(1)
-            return top / bottom
-
-        drawn = figure(mean)
-        return stats.interval(drawn, len(used))
-
-    def mean(
         self,
         metric: str,
         intervention: str = "clean",
