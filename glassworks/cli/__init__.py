@@ -26,7 +26,6 @@ from glassworks.cli.summary import summary
 from glassworks.cli.trace import trace
 from glassworks.cli.train import train
 from glassworks.cli.transfer import app as transfer
-from glassworks.cli.transfer_graft import evaluate_graft, graft
 from glassworks.errors import GlassworksError
 
 app = typer.Typer(
@@ -49,8 +48,6 @@ for verb in (steer, ablate, patch, sweep):
 for verb in (build, check):
     smallworld.command()(verb)
 app.add_typer(smallworld, name="smallworld")
-transfer.command()(graft)
-transfer.command("eval")(evaluate_graft)
 app.add_typer(transfer, name="transfer")
 
 

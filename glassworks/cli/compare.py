@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from glassworks.cli.options import Json, lines_of, show, write_page
+from glassworks.cli.options import Json, lines_of, show, status, write_page
 from glassworks.errors import BadInput
 
 if TYPE_CHECKING:
@@ -48,8 +48,6 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Compare models feature by feature, or the layers of one model, with chance and intervals beside every share."""
-    from rich.console import Console
-
     scopes = [scope_a or models[0], *(scope_b or models[1:])]
     if len(scopes) != len(models):
         raise BadInput(
@@ -57,7 +55,7 @@ def compare(
         )
     if len(models) != 2 and (bridge or prompts or crosscoder):
         raise BadInput(f"--bridge, --prompts and --crosscoder are about two models; {len(models)} were given.")
-    with Console(stderr=True).status("Comparing ..."):
+    with status("Comparing ..."):
         from glassworks import transfer
         from glassworks.coders import load_scope
         from glassworks.models import load_model

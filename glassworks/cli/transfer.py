@@ -3,24 +3,24 @@
 align A B                a bridge: maps between their states, and which layers are partners
 direction BRIDGE         a probe or steering vector of A in B, among random ones
 coder BRIDGE SCOPE NAME  a coder of A in B, beside one trained from scratch
-graft A B                a circuit of A that runs beside B; see `transfer_graft`
+graft A B                a circuit of A that runs beside B: its nodes, maps and fitted gains
 eval A B                 the same with every control, and a verdict
 """
 
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, final
 
 import typer
 
-from glassworks.cli.options import Json, show
-from glassworks.cli.transfer_graft import evaluate_graft, graft
+from glassworks.cli.options import Json, show, spread, status, write_page
 from glassworks.errors import BadInput
 
 if TYPE_CHECKING:
     from glassworks.models import Model
-    from glassworks.transfer import Bridge, PairedText
+    from glassworks.transfer import Bridge, PairedText, Setup
 
-COUNT = 2000
+COUNT, GRAPHS = 2000, 12
 
 app = typer.Typer(help="Join two models, and carry what one has into the other.", no_args_is_help=True)
 
@@ -49,20 +49,25 @@ def align(
     as_json: Json = False,
 ) -> None:
     """Make a bridge: run both models over the same text, and find the maps and layers that join them."""
-    from rich.console import Console
-
-    with Console(stderr=True).status("Aligning ..."):
+    with status("Aligning ..."):
         from glassworks import transfer
         from glassworks.artefacts import check_output
         from glassworks.models import load_model
 
         check_output(out, "bridge")
         models = load_model(a, device=device), load_model(b, device=device)
-        kinds = [each for each in sites.split(",") if each]
+        kinds = [kind for kind in sites.split(",") if kind]
         texts = _texts(*models, text or [], prompts, count)
         bridge = transfer.align(*models, texts, kinds, reach=reach, rows=rows)
         bridge.save(out)
-    show({"bridge": str(out), **_described(bridge)}, as_json)
+        partners = []
+        for site in (f"{kind}.{layer}" for layer in bridge.layers for kind in bridge.kinds):
+            quality = bridge.quality(site)
+            figures = {"r2_up": quality.up, "r2_down": quality.down, "cka": quality.cka}
+            partners.append({"a": site, "b": str(bridge.partner(site)), **figures})
+    facts = {"bridge": str(out), "a": bridge.a, "b": bridge.b, "rows": bridge.fit.rows + bridge.held.rows}
+    facts |= {"held_out": bridge.held.rows, "layers": {str(a): b for a, b in bridge.layers.items()}}
+    show(facts | {"sites": partners}, as_json)
 
 
 @app.command()
@@ -80,8 +85,6 @@ def direction(
     as_json: Json = False,
 ) -> None:
     """Carry a direction of A into B, and say where it stands among random directions of the same length."""
-    from rich.console import Console
-
     from glassworks import transfer
     from glassworks.circuits import read_direction
 
@@ -90,20 +93,29 @@ def direction(
         raise BadInput("Say which direction: --direction FILE, or prompts of two kinds with --high and --low.")
     if (steer is None) != (metric == ""):
         raise BadInput("To steer, give both --steer and --metric.")
-    with Console(stderr=True).status("Carrying ..."):
+    with status("Carrying ..."):
         models = _models(bridge, device)
-        find, judge = _kinds(models, high, low, file is None)
+        find, judge = _two_kinds(models, high, low, file is None)
         vector = read_direction(str(file)) if file else transfer.contrast(models[0], site, find[0])
         carried = transfer.carry_direction(bridge, site, vector, to or None)
         rows = [{"figure": "agreement of readings", "in A": 1.0, **carried.agreement.plain()}]
         if judge:
             at_home = transfer.discrimination(models[0], site, vector, judge[0], randoms=1)
-            found = transfer.discrimination(models[1], carried.site_b, carried.read, judge[1])
-            rows.append({"figure": "AUROC of prompts", "in A": at_home.value, **found.plain()})
+            in_b = transfer.discrimination(models[1], carried.site_b, carried.read, judge[1])
+            rows.append({"figure": "AUROC of prompts", "in A": at_home.value, **in_b.plain()})
         if steer:
-            rows.append(_steered(models, carried, vector, _prompts(models, steer), metric))
+            first, dash, second = metric.partition(" - ")
+            if not dash:
+                raise BadInput(f"The metric {metric!r} is not understood; write two tokens, as in 'yes - no'.")
+            ids, prompts = [(m.token_id(first), m.token_id(second)) for m in models], _prompts(models, steer)
+            at_home = transfer.steering(models[0], carried.site_a, vector, prompts[0], ids[0], randoms=1)
+            in_b = transfer.steering(models[1], carried.site_b, carried.write, prompts[1], ids[1])
+            rows.append({"figure": f"effect on {metric}", "in A": at_home.value, **in_b.plain()})
         if out:
-            _write(out, {"read": carried.read, "write": carried.write})
+            from safetensors.torch import save_file
+
+            out.parent.mkdir(parents=True, exist_ok=True)
+            save_file({"read": carried.read.contiguous(), "write": carried.write.contiguous()}, out)
     show({"direction": carried.site_a, "in B": carried.site_b, "figures": rows}, as_json)
 
 
@@ -123,23 +135,137 @@ def coder(
     as_json: Json = False,
 ) -> None:
     """Carry a coder of A into B, tune it, and set it beside one trained from scratch on the same tokens."""
-    from rich.console import Console
-
     from glassworks.artefacts import check_output
     from glassworks.coders import Scope, load_scope, save_scope
     from glassworks.transfer import load_bridge, race
 
     check_output(out, "scope")
-    with Console(stderr=True).status("Carrying ..."):
+    with status("Carrying ..."):
         bridge, source = load_bridge(place), load_scope(scope).to(device)
         models = _models(bridge, device)
         paired = _texts(*models, text or [], prompts, count)
-        texts = [str(each[1] if isinstance(each, tuple) else each) for each in paired]
-        found = race(bridge, source[name], *models, texts, steps=steps, batch=batch, rate=rate)
-        best = next(found.coders[each] for each in ("carried and tuned", "carried") if each in found.coders)
+        texts = [str(text[1] if isinstance(text, tuple) else text) for text in paired]
+        result = race(bridge, source[name], *models, texts, steps=steps, batch=batch, rate=rate)
+        best = result.coders.get("carried and tuned", result.coders["carried"])
         best.rename(best.reads[0].name)
         save_scope(Scope(out.name, bridge.b, {best.id: best.cpu()}, [], untrained=source.untrained), out)
-    show({"scope": str(out), "coder": best.id, "tokens": found.tokens, "coders": found.plain()}, as_json)
+    show({"scope": str(out), "coder": best.id, "tokens": result.tokens, "coders": result.plain()}, as_json)
+
+
+@final
+@dataclass(frozen=True)
+class GraftOptions:
+    """The options of `graft` and `eval`."""
+
+    a: Annotated[str, typer.Argument(help="Model A, which shows the behaviour.")]
+    b: Annotated[str, typer.Argument(help="Model B, which does not.")]
+    scope: Annotated[str, typer.Option("--scope", "-s", help="Scope of A: a folder, or an embedded name.")] = ""
+    circuit: Annotated[Path | None, typer.Option(help="A circuit; cut from the task's prompts if unset.")] = None
+    bridge: Annotated[Path | None, typer.Option(help="A bridge; made from the task's texts if unset.")] = None
+    task: Annotated[Path | None, typer.Option(help="A task, JSON; refusal in the small world if unset.")] = None
+    layers: Annotated[str, typer.Option(help="Layers of B that those of A read, 0,1,2,3; the bridge's if unset.")] = ""
+    nodes: Annotated[int, typer.Option(help="Features of a circuit that is cut here.", min=1)] = 64
+    each: Annotated[int, typer.Option(help="Demonstrations of each kind that gains are fitted to.", min=1, max=8)] = 8
+
+    def setup(self) -> "Setup":
+        """Models, circuit, bridge and task; what is not given is made."""
+        from glassworks import transfer
+        from glassworks.circuits import cut, load_circuit, reply_graphs, trace
+        from glassworks.coders import load_scope
+        from glassworks.models import load_model
+
+        a, b, scope = load_model(self.a), load_model(self.b), load_scope(self.scope or self.a)
+        parts = self.layers.split(",") if self.layers else []
+        if parts and not (len(parts) == a.n_layers and all(p.isdecimal() and int(p) < b.n_layers for p in parts)):
+            raise BadInput(
+                f"The layers {self.layers!r} do not fit: write {a.n_layers} layers of {b.name} with commas, "
+                f"each from 0 to {b.n_layers - 1}."
+            )
+        task = transfer.read_task(self.task) if self.task else transfer.world_task()
+        if self.bridge:
+            bridge = transfer.load_bridge(self.bridge)
+        else:
+            bridge = transfer.align(a, b, [*task.domain, *task.general], rows="all")
+        if self.circuit:
+            circuit = load_circuit(self.circuit)
+        else:
+            # What the task's train prompts share and its matched negatives lack; all heads go with it.
+            wanted = reply_graphs(a, scope, task.wanted[:GRAPHS], task.reply)
+            against = [trace(a, scope, prompt) for prompt in task.unwanted[:GRAPHS]]
+            heads = [(layer, head) for layer in range(a.n_layers) for head in range(a.n_heads)]
+            circuit = cut(wanted, self.nodes, heads, against, scope.name)
+        return transfer.Setup(a, b, scope, circuit, bridge, task, tuple(map(int, parts)) if parts else None)
+
+
+@app.command()
+@spread
+def graft(
+    options: GraftOptions,
+    scalars: Annotated[str, typer.Option(help="How many gains: one, group or node.")] = "one",
+    say: Annotated[str, typer.Option(help="A prompt to continue with the graft at work.")] = "",
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the graft.")] = Path("graft"),
+    as_json: Json = False,
+) -> None:
+    """Carry a circuit of A into B: its nodes run beside B, with gains fitted to a few demonstrations."""
+    with status("Grafting ..."):
+        from glassworks import transfer
+        from glassworks.artefacts import check_output
+
+        check_output(out, "graft")
+        setup = options.setup()
+        demonstrations = setup.task.demonstrations(options.each, 0)
+        fitted = transfer.fit_gains(setup.graft, setup.b, demonstrations, transfer.Fitting(scalars))
+        fitted.save(out)
+        supernodes = []
+        for name in fitted.groups:
+            parts = [part for part in fitted.parts if part.group == name]
+            gains = [float(gain) for part in parts for gain in part.gains]
+            reads, mean = ", ".join(dict.fromkeys(part.source.name for part in parts)), sum(gains) / len(gains)
+            supernodes.append({"supernode": name, "nodes": len(gains), "reads": reads, "mean gain": round(mean, 3)})
+        facts: dict[str, Any] = {"graft": str(out), "a": fitted.a, "b": fitted.b, "nodes": len(fitted.gains)}
+        facts |= {"supernodes": supernodes}
+        if say:
+            with setup.b.edit(fitted):
+                facts["said"] = setup.b.generate(say)
+    show(facts, as_json)
+
+
+@app.command("eval")
+@spread
+def evaluate_graft(
+    options: GraftOptions,
+    base: Annotated[str, typer.Option(help="A without the behaviour, for proxy tuning.")] = "",
+    native: Annotated[str, typer.Option(help="B trained to show the behaviour: the ceiling.")] = "",
+    unrelated: Annotated[Path | None, typer.Option(help="A circuit of A that does something else.")] = None,
+    splits: Annotated[int, typer.Option(help="How many times demonstrations are drawn.", min=2)] = 5,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the report.")] = Path("transfer-report"),
+    page: Annotated[Path | None, typer.Option(help="Write the report as one HTML file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a transferred circuit with every control: behaviour, side effects, necessity, and a verdict."""
+    with status("Evaluating ...") as line:
+        from glassworks import transfer
+        from glassworks.artefacts import check_output
+        from glassworks.circuits import load_circuit
+        from glassworks.models import load_model
+
+        check_output(out, "transfer_report")
+        setup = replace(
+            options.setup(),
+            base=load_model(base) if base else None,
+            native=load_model(native) if native else None,
+            unrelated=load_circuit(unrelated) if unrelated else None,
+        )
+        results = transfer.evaluate(setup, splits, options.each, report=lambda name: line.update(f"Evaluating: {name}"))
+        results.save(out)
+        if page is not None:
+            write_page(page, transfer.protocol_page(results))
+    rows = []
+    for row in results.rows:
+        rates = {name: f"{rate[0]:.2f}" for name, rate in row.rates.items()}
+        rows.append({"system": row.name, **rates, "KL": f"{row.kl[0]:.4f}"})
+    text = {"report": str(out), "systems": rows, "verdict": list(results.verdict)}
+    show(results.plain() if as_json else text, as_json)
 
 
 def _texts(a: "Model", b: "Model", text: list[str], prompts: Path | None, count: int) -> "list[PairedText]":
@@ -148,28 +274,13 @@ def _texts(a: "Model", b: "Model", text: list[str], prompts: Path | None, count:
     from glassworks.harvest import Corpus
     from glassworks.transfer import readable, world_texts
 
-    asked = [*readable(a, b, Corpus((str(prompts),), separator="\n"))] if prompts else []
+    domain = [*readable(a, b, Corpus((str(prompts),), separator="\n"))] if prompts else []
     if text:
-        return [*readable(a, b, Corpus(tuple(text), documents=count)), *asked]
+        return [*readable(a, b, Corpus(tuple(text), documents=count)), *domain]
     strangers = [model.name for model in (a, b) if model.name not in (*hub.ALIASES, *hub.embedded())]
     if strangers:
         raise BadInput(f"Say with --text what both read; {strangers[0]} is no embedded model, which has its own.")
-    return [*world_texts(count), *asked]
-
-
-def _described(bridge: "Bridge") -> dict[str, Any]:
-    partners = [
-        {"a": f"{kind}.{layer}", "b": str(bridge.partner(f"{kind}.{layer}")), **_figures(bridge, f"{kind}.{layer}")}
-        for layer in bridge.layers
-        for kind in bridge.kinds
-    ]
-    told = {"a": bridge.a, "b": bridge.b, "rows": bridge.fit.rows + bridge.held.rows, "held_out": bridge.held.rows}
-    return told | {"layers": {str(a): b for a, b in bridge.layers.items()}, "sites": partners}
-
-
-def _figures(bridge: "Bridge", site: str) -> dict[str, float]:
-    found = bridge.quality(site)
-    return {"r2_up": found.up, "r2_down": found.down, "cka": found.cka}
+    return [*world_texts(count), *domain]
 
 
 def _models(bridge: "Bridge", device: str) -> "tuple[Model, Model]":
@@ -180,18 +291,18 @@ def _models(bridge: "Bridge", device: str) -> "tuple[Model, Model]":
     return models
 
 
-def _kinds(models: "tuple[Model, Model]", high: Path | None, low: Path | None, find: bool) -> tuple[Any, Any]:
-    """Prompts of two kinds for A and for B: those that find a direction, and those that judge it."""
+def _two_kinds(models: "tuple[Model, Model]", high: Path | None, low: Path | None, find: bool) -> tuple[Any, Any]:
+    """For A and for B, prompts of two kinds: those that find a direction, and those that judge it."""
     from glassworks.transfer import halves
 
     if high is None or low is None:
         return None, None
-    kinds = [_prompts(models, each) for each in (high, low)]
-    whole = tuple((kinds[0][side], kinds[1][side]) for side in (0, 1))
+    (high_a, high_b), (low_a, low_b) = _prompts(models, high), _prompts(models, low)
+    whole = ((high_a, low_a), (high_b, low_b))
     if not find:
         return None, whole
     cut = [[halves(prompts) for prompts in side] for side in whole]
-    return tuple(tuple(tuple(each[half] for each in side) for side in cut) for half in (0, 1))  # pyright: ignore
+    return tuple([tuple(half[number] for half in side) for side in cut] for number in (0, 1))  # pyright: ignore
 
 
 def _prompts(models: "tuple[Model, Model]", file: Path) -> tuple[list[str], list[str]]:
@@ -199,33 +310,8 @@ def _prompts(models: "tuple[Model, Model]", file: Path) -> tuple[list[str], list
     from glassworks.harvest import Corpus
     from glassworks.transfer import readable
 
-    found = [each for each in readable(*models, Corpus((str(file),), separator="\n")) if each]
-    couples: list[Any] = [each if isinstance(each, tuple) else (each, each) for each in found]
+    texts = [text for text in readable(*models, Corpus((str(file),), separator="\n")) if text]
+    couples: list[Any] = [text if isinstance(text, tuple) else (text, text) for text in texts]
     if not couples:
         raise BadInput(f"The file {file} holds no prompts; write one a line.")
-    return [each[0] for each in couples], [each[1] for each in couples]
-
-
-def _steered(
-    models: "tuple[Model, Model]", carried: Any, vector: Any, prompts: tuple[list[str], list[str]], metric: str
-) -> dict[str, Any]:
-    from glassworks.transfer import steering
-
-    first, dash, second = metric.partition(" - ")
-    if not dash:
-        raise BadInput(f"The metric {metric!r} is not understood; write two tokens, as in 'yes - no'.")
-    ids = [(model.token_id(first), model.token_id(second)) for model in models]
-    at_home = steering(models[0], carried.site_a, vector, prompts[0], ids[0], randoms=1)
-    found = steering(models[1], carried.site_b, carried.write, prompts[1], ids[1])
-    return {"figure": f"effect on {metric}", "in A": at_home.value, **found.plain()}
-
-
-def _write(out: Path, tensors: dict[str, Any]) -> None:
-    from safetensors.torch import save_file
-
-    out.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.contiguous() for name, value in tensors.items()}, out)
-
-
-app.command()(graft)
-app.command("eval")(evaluate_graft)
+    return [couple[0] for couple in couples], [couple[1] for couple in couples]

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from glassworks import artefacts
+from glassworks.codec import decode
 from glassworks.errors import BadArtefact, BadInput, NotFound, nearest
 from glassworks.models import Model
 from glassworks.sites import KINDS, Site
@@ -263,7 +264,7 @@ def load_bridge(path: Path | str) -> Bridge:
             Sums.of_tensors(stored.tensors("held")),
             fields["facts"],
         )
-        rows = [Quality(**row) for row in stored.table("qualities")]
+        rows = decode(list[Quality], stored.table("qualities"), f"bridge {path}")
         vars(bridge)["_quality"] = {(row.site_a, row.site_b): row for row in rows}
     except (KeyError, TypeError, IndexError) as error:
         raise BadArtefact(f"The bridge {path} lacks or misstates {error}; align the models again.") from error

@@ -20,9 +20,10 @@ from torch import Tensor
 
 from glassworks import artefacts, stats
 from glassworks.circuits import Circuit, Group
+from glassworks.codec import decode
 from glassworks.coders import Scope
 from glassworks.edits import FeatureRef, add_vector
-from glassworks.errors import BadArtefact, BadInput
+from glassworks.errors import BadInput
 from glassworks.harvest import pad
 from glassworks.models import Model
 from glassworks.pages import PICTURE_STYLE, document, interval_bars, table, with_interval
@@ -293,16 +294,7 @@ class Evaluation:
 
 def load_evaluation(path: str | Path) -> Evaluation:
     """Read what `Evaluation.save` wrote; BadArtefact where it is damaged or something else."""
-    plain = artefacts.read(path, KIND).table("report")
-    try:
-        rows = []
-        for row in plain["rows"]:
-            spans: dict[str, Any] = {name: tuple(row[name]) for name in ("gap", "kl", "loss")}
-            spans["rates"] = {name: tuple(span) for name, span in row["rates"].items()}
-            rows.append(SystemResult(**{name: value for name, value in row.items() if name != "name"} | spans))
-        return Evaluation(plain["facts"], rows, plain["groups"], plain["verdict"])
-    except (KeyError, TypeError) as error:
-        raise BadArtefact(f"The report {path} lacks or misstates {error}; evaluate again.") from error
+    return decode(Evaluation, artefacts.read(path, KIND).table("report"), f"report {path}")
 
 
 def evaluate(
