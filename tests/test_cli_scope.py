@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from glassworks import load_model
-from glassworks.coders.formats import gemma_scope_names
+from tests.coders import gemma_scope_names
 
 
 def params(width: int) -> dict[str, torch.Tensor]:

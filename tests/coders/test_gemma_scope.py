@@ -13,8 +13,9 @@ from torch import Tensor
 from glassworks.coders import Coder, load_scope
 from glassworks.coders.entries import Entry
 from glassworks.coders.files import Files, files_of
-from glassworks.coders.formats import find_entries, gemma_scope_names
-from glassworks.errors import BadArtefact, NotFound
+from glassworks.coders.formats import find_entries, gemma_scope
+from glassworks.errors import BadArtefact
+from tests.coders import gemma_scope_names
 
 D, F, OUT = 8, 40, 6
 
@@ -93,15 +94,13 @@ def test_the_grammar_gives_the_8784_listed_names():
     ],
 )
 def test_l0_targets_follow_the_depth(l0, layer, layers, everywhere, target):
-    assert gemma_scope_names.target(l0, layer, layers, everywhere) == target
+    assert gemma_scope.l0_target(l0, layer, layers, everywhere) == target
 
 
 def test_joint_names():
     assert len(gemma_scope_names.joint_names("1b")) == 16
     assert len(gemma_scope_names.joint_names("27b")) == 8
     assert "crosscoder/layer_5_9_12_15_width_65k_l0_medium" in gemma_scope_names.joint_names("270m")
-    with pytest.raises(NotFound, match="no model of size"):
-        gemma_scope_names.names("2b", "pt")
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,10 @@
-"""Foreign formats: one small file each, which recognises its files and says how each coder is to be read.
+"""Foreign formats: each finds its files in a release and says how each coder is to be read.
 
-A new format is a new file and a row of the table below, the more particular ones first. This package must not know
-what a scope is.
+A new format is a function from files to entries and a row of the table below, the more particular ones first. This
+package must not know what a scope is.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from glassworks.coders.entries import Entry
 from glassworks.coders.files import Files, files_of
@@ -13,55 +12,32 @@ from glassworks.coders.formats import (
     circuit_tracer,
     crosslayer_transcoder,
     dictionary_learning,
-    gemma_scope_1,
-    gemma_scope_2,
-    gemma_scope_2_joint,
-    linear_pickles,
-    llama_scope,
-    llamascopium,
-    qwen_scope,
+    gemma_scope,
+    openmoss,
+    pickles,
     saelens,
     sparsify,
-    tinystories_topk,
 )
-from glassworks.errors import BadArtefact, Unsupported
+from glassworks.errors import Unsupported
 
-__all__ = ["FORMATS", "Format", "find_entries"]
+__all__ = ["FORMATS", "find_entries"]
 
-
-@dataclass(frozen=True)
-class Format:
-    """A way in which others lay out coders.
-
-    Attributes:
-        name: its name.
-        recognise: whether files are of this format; reads small configurations at the most.
-        entries: what they hold, without reading weights.
-    """
-
-    name: str
-    recognise: Callable[[Files], bool]
-    entries: Callable[[Files], list[Entry]]
-
-
-FORMATS = [
-    Format(module.__name__.rsplit(".", 1)[-1], module.recognise, module.entries)
-    for module in (
-        gemma_scope_2,
-        gemma_scope_2_joint,
-        gemma_scope_1,
-        saelens,
-        sparsify,
-        dictionary_learning,
-        qwen_scope,
-        llamascopium,
-        llama_scope,
-        crosslayer_transcoder,
-        circuit_tracer,
-        linear_pickles,
-        tinystories_topk,
-    )
-]
+FORMATS: dict[str, Callable[[Files], list[Entry]]] = {
+    "gemma_scope_2": gemma_scope.second,
+    "gemma_scope_2_joint": gemma_scope.second_joint,
+    "gemma_scope_1": gemma_scope.first,
+    "saelens": saelens.entries,
+    "sparsify": sparsify.entries,
+    "dictionary_learning": dictionary_learning.entries,
+    "qwen_scope": pickles.qwen_scope,
+    "llamascopium": openmoss.llamascopium,
+    "llama_scope": openmoss.llama_scope,
+    "crosslayer_transcoder": crosslayer_transcoder.entries,
+    "circuit_tracer": circuit_tracer.entries,
+    "linear_pickle": pickles.two_linear_layers,
+    "tinystories_topk": pickles.tinystories,
+}
+"""Name -> the coders of that format among some files, without reading weights: none where it is not recognised."""
 
 
 def find_entries(files: Files) -> list[Entry]:
@@ -75,26 +51,13 @@ def find_entries(files: Files) -> list[Entry]:
         BadArtefact: a configuration is damaged.
     """
     links = circuit_tracer.links(files)
-    if links:
-        return [entry for (name, revision), wanted in links.items() for entry in _linked(name, revision, wanted)]
-    found = [entry for each in FORMATS if each.recognise(files) for entry in _entries(each, files)]
-    if not found:
+    if links:  # a set that names the files of other repositories
+        listed = [(find_entries(files_of(name, revision)), set(wanted)) for (name, revision), wanted in links.items()]
+        return [entry for entries, wanted in listed for entry in entries if set(entry.files) <= wanted]
+    entries = [entry for read in FORMATS.values() for entry in read(files)]
+    if not entries:
         raise Unsupported(
-            f"{files.reference} holds no coders of a format that we know; known are "
-            f"{', '.join(each.name for each in FORMATS)}. Its files are {', '.join(list(files)[:5]) or 'none'}."
+            f"{files.reference} holds no coders of a format that we know; known are {', '.join(FORMATS)}. "
+            f"Its files are {', '.join(list(files)[:5]) or 'none'}."
         )
-    return found
-
-
-def _entries(each: Format, files: Files) -> list[Entry]:
-    try:
-        return each.entries(files)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise BadArtefact(
-            f"A configuration of {files.reference}, in the format {each.name}, lacks or misstates {error}."
-        ) from error
-
-
-def _linked(name: str, revision: str | None, wanted: list[str]) -> list[Entry]:
-    """The coders of another repository that a set names file by file."""
-    return [entry for entry in find_entries(files_of(name, revision)) if set(entry.files) <= set(wanted)]
+    return entries

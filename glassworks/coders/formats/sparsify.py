@@ -4,19 +4,26 @@ The folder's name is the hookpoint. An autoencoder is on the module's output and
 transcoder reads the module's input, writes its output and does not centre.
 """
 
-from functools import partial
-from typing import Any
+from dataclasses import dataclass
 
 from glassworks.coders.activations import GroupMax, TopK
 from glassworks.coders.coder import Coder
-from glassworks.coders.entries import Entry, Provenance, kind_of, width_word
+from glassworks.coders.entries import Entry, Provenance
 from glassworks.coders.files import Files
-from glassworks.coders.formats.reading import builder, centred, coder_of, gathered, laid_out, read_tensors
+from glassworks.coders.formats.reading import (
+    centred,
+    coder_of,
+    configured,
+    entry,
+    folders,
+    gathered,
+    laid_out,
+    read_tensors,
+)
 from glassworks.coders.hooks import site_of
 from glassworks.errors import Unsupported
-from glassworks.sites import Site
 
-WEIGHTS = "sae.safetensors"
+CONFIG, WEIGHTS = "cfg.json", "sae.safetensors"
 LAYOUT = {
     "w_enc": "encoder.weight",
     "b_enc": "encoder.bias",
@@ -28,56 +35,53 @@ FORMULA = "x' = x - b_dec (not for transcoders); a = topk(relu(E x' + b)); y = a
 ACTIVATIONS = {"topk": TopK, "groupmax": GroupMax}
 
 
-def recognise(files: Files) -> bool:
-    """Whether a `sae.safetensors` lies beside a `cfg.json`."""
-    return bool(_folders(files))
+@dataclass(frozen=True)
+class Config:
+    """The fields of `cfg.json` that change numbers."""
+
+    d_in: int
+    k: int | None = None
+    num_latents: int | None = None
+    expansion_factor: int | None = None
+    activation: str | None = None
+    signed: bool | None = None
+    transcode: bool | None = None
+    skip_connection: bool | None = None
 
 
 def entries(files: Files) -> list[Entry]:
-    """One entry a hookpoint; its `cfg.json` is read."""
-    return gathered(lambda folder: _entry(files, folder, files.json(folder + "cfg.json")), _folders(files))
+    """One entry a hookpoint, a folder with `sae.safetensors` beside a `cfg.json`, which is read."""
+    return gathered(lambda folder: _entry(files, folder), folders(files, WEIGHTS, CONFIG))
 
 
-def _folders(files: Files) -> list[str]:
-    heads = [name.removesuffix(WEIGHTS) for name in files if name.rsplit("/", 1)[-1] == WEIGHTS]
-    return [head for head in heads if head + "cfg.json" in files]
-
-
-def _entry(files: Files, folder: str, config: dict[str, Any]) -> Entry:
+def _entry(files: Files, folder: str) -> Entry:
+    config = configured(Config, files, folder + CONFIG)
     hook = f"{files.home}/{folder}".strip("/").rsplit("/", 1)[-1]
-    read, write = _sites(hook, config, files.home)
-    width = int(config.get("num_latents") or 0) or int(config["d_in"]) * int(config.get("expansion_factor") or 0)
-    label = folder.strip("/") or hook
-    return Entry(
-        name=label,
-        reads=(read,),
-        writes=(write,),
-        kind=kind_of((read,), (write,)),
-        width=width_word(width),
-        l0=str(config.get("k") or ""),
-        target=float(config["k"]) if config.get("k") else None,
-        tags=("skip",) if config.get("skip_connection") else (),
-        bytes=files.size((folder + WEIGHTS,)),
-        files=(folder + WEIGHTS,),
-        provenance=Provenance("sparsify", FORMULA),
-        build=builder(files, label, (folder + WEIGHTS,), partial(_build, files, folder, config, read, write)),
+    write = site_of(hook, model=files.home)
+    # older skip-transcoders do not say that they are transcoders
+    transcodes = config.transcode or config.skip_connection
+    read = site_of(f"{hook}.input", model=files.home) if transcodes else write
+
+    def build() -> Coder:
+        name = config.activation or "topk"
+        if name not in ACTIVATIONS or config.signed:
+            raise Unsupported(
+                f"The sparsify coder {folder} has {'signed latents' if config.signed else name!r}, "
+                f"which is not supported; supported are {', '.join(ACTIVATIONS)}."
+            )
+        weights = laid_out(read_tensors(files, folder + WEIGHTS), LAYOUT)
+        if config.k is None:
+            raise KeyError("k")
+        return coder_of(read, write, weights if config.transcode else centred(weights), ACTIVATIONS[name](config.k))
+
+    return entry(
+        files,
+        folder.strip("/") or hook,
+        [folder + WEIGHTS],
+        ((read,), (write,)),
+        Provenance("sparsify", FORMULA),
+        build,
+        width=config.num_latents or config.d_in * (config.expansion_factor or 0) or "0",
+        l0=config.k,
+        tags=("skip",) if config.skip_connection else (),
     )
-
-
-def _sites(hook: str, config: dict[str, Any], home: str) -> tuple[Site, Site]:
-    """The sites of a hookpoint; older skip-transcoders do not say that they are transcoders."""
-    write = site_of(hook, model=home)
-    transcodes = config.get("transcode") or config.get("skip_connection")
-    return (site_of(f"{hook}.input", model=home) if transcodes else write), write
-
-
-def _build(files: Files, folder: str, config: dict[str, Any], read: Site, write: Site) -> Coder:
-    name = str(config.get("activation") or "topk")
-    if name not in ACTIVATIONS or config.get("signed"):
-        raise Unsupported(
-            f"The sparsify coder {folder} has {'signed latents' if config.get('signed') else name!r}, "
-            f"which is not supported; supported are {', '.join(ACTIVATIONS)}."
-        )
-    weights = laid_out(read_tensors(files, folder + WEIGHTS), LAYOUT)
-    chosen = ACTIVATIONS[name](int(config["k"]))
-    return coder_of(read, write, weights if config.get("transcode") else centred(weights), chosen)

@@ -1,55 +1,25 @@
-"""The names of Gemma Scope 2: a grammar, in the place of a registry of thousands of lines.
+"""The names of Gemma Scope 2 as a grammar: which coders the public registry lists, to test that every name is read.
 
 Families, layers, widths, L0 classes and affine variants combine in a regular way; the few coders that were never
-uploaded are listed as holes. This module must not know how a file is read.
+uploaded are listed as holes.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
-from glassworks.errors import NotFound, nearest
+from glassworks.coders.formats.gemma_scope import LAYERS
 
-
-@dataclass(frozen=True)
-class Size:
-    """A base model of Gemma Scope 2.
-
-    Attributes:
-        layers: how many.
-        subset: the four layers with coders of every width.
-    """
-
-    layers: int
-    subset: tuple[int, int, int, int]
-
-
-SIZES = {
-    "270m": Size(18, (5, 9, 12, 15)),
-    "1b": Size(26, (7, 13, 17, 22)),
-    "4b": Size(34, (9, 17, 22, 29)),
-    "12b": Size(48, (12, 24, 31, 41)),
-    "27b": Size(62, (16, 31, 40, 53)),
+SUBSETS = {
+    "270m": (5, 9, 12, 15),
+    "1b": (7, 13, 17, 22),
+    "4b": (9, 17, 22, 29),
+    "12b": (12, 24, 31, 41),
+    "27b": (16, 31, 40, 53),
 }
-TUNINGS = ("pt", "it")
-RANGES = {"small": (10, 20), "medium": (30, 60), "big": (60, 150)}
-BIG_EVERYWHERE = (60, 120)
-"""`big` is another target in the folders that have every layer."""
+"""The four layers of each model with coders of every width."""
 
+TUNINGS = ("pt", "it")
 CLASSES = ("small", "medium", "big")
 AFFINE = ("", "_affine")
-
-
-def target(l0: str, layer: int, layers: int, everywhere: bool) -> int:
-    """The L0 that a coder was trained for: a ramp over the first third of the layers, then level.
-
-    Args:
-        l0: small, medium or big.
-        layer: which layer it reads.
-        layers: how many the model has.
-        everywhere: whether it is of a folder `..._all`.
-    """
-    low, high = BIG_EVERYWHERE if everywhere and l0 == "big" else RANGES[l0]
-    return int(low + (high - low) * min(1.0, layer / (layers / 3)))
 
 
 def names(size: str, tuning: str) -> list[str]:
@@ -59,12 +29,12 @@ def names(size: str, tuning: str) -> list[str]:
         size: 270m, 1b, 4b, 12b or 27b.
         tuning: pt or it.
     """
-    return [name for name in _grid(_size(size), size) if not _is_hole(size, tuning, name)]
+    return [name for name in _grid(size) if not _is_hole(size, tuning, name)]
 
 
 def joint_names(size: str) -> list[str]:
     """The crosscoders of one repository, and its cross-layer transcoders where it has some (270m and 1b)."""
-    layers = "_".join(map(str, _size(size).subset))
+    layers = "_".join(map(str, SUBSETS[size]))
     found = [
         f"crosscoder/layer_{layers}_width_{width}_l0_{l0}"
         for width in ("65k", "262k", "524k", "1m")
@@ -82,23 +52,17 @@ def joint_names(size: str) -> list[str]:
 
 def repositories() -> dict[str, list[str]]:
     """Every repository with its single-layer coders: 8,784 names."""
-    return {f"google/gemma-scope-2-{size}-{tuning}": names(size, tuning) for size in SIZES for tuning in TUNINGS}
+    return {f"google/gemma-scope-2-{size}-{tuning}": names(size, tuning) for size in LAYERS for tuning in TUNINGS}
 
 
-def _size(size: str) -> Size:
-    if size not in SIZES:
-        raise NotFound(f"Gemma Scope 2 has no model of size {size!r}; {nearest(size, SIZES)}.")
-    return SIZES[size]
-
-
-def _grid(model: Size, size: str) -> Iterator[str]:
+def _grid(size: str) -> Iterator[str]:
     for site in ("resid_post", "attn_out", "mlp_out"):
-        yield from _names(f"{site}_all", range(model.layers), ("16k", "262k"), ("small", "big"))
+        yield from _names(f"{site}_all", range(LAYERS[size]), ("16k", "262k"), ("small", "big"))
         wide = ("1m",) if site == "resid_post" or (site, size) == ("mlp_out", "1b") else ()
-        yield from _names(site, model.subset, ("16k", "65k", "262k", *wide), CLASSES)
-    yield from _names("resid_post", model.subset, ("262k",), ("medium",), ("_seed_1",))
-    yield from _names("transcoder_all", range(model.layers), ("16k", "262k"), ("small", "big"), AFFINE)
-    yield from _names("transcoder", model.subset, ("16k", "65k", "262k"), CLASSES, AFFINE)
+        yield from _names(site, SUBSETS[size], ("16k", "65k", "262k", *wide), CLASSES)
+    yield from _names("resid_post", SUBSETS[size], ("262k",), ("medium",), ("_seed_1",))
+    yield from _names("transcoder_all", range(LAYERS[size]), ("16k", "262k"), ("small", "big"), AFFINE)
+    yield from _names("transcoder", SUBSETS[size], ("16k", "65k", "262k"), CLASSES, AFFINE)
 
 
 def _names(
