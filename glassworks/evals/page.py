@@ -1,11 +1,10 @@
 """The page of an evaluation: L0 against what is lost, how often latents are active, and a table; one HTML file."""
 
 from collections.abc import Mapping
-from html import escape
 from typing import Any
 
 from glassworks.evals.fidelity import DECADES
-from glassworks.pages import Point, bars, document, section, table
+from glassworks.pages import Point, bars, document, figure, heading, panels, section, table
 
 COLUMNS = ("l0", "fvu", "median", "cosine", "dead", "dense", "recovered", "kl", "tokens")
 
@@ -20,15 +19,17 @@ def page(measured: Mapping[str, Any], title: str) -> str:
     coders: Mapping[str, Any] = measured["coders"]
     rows = [{"coder": name} | _flat(facts) for name, facts in coders.items()]
     rows += [{"coder": f"all at once: {name}"} | facts for name, facts in measured.get("sets", {}).items()]
-    charts = [(words, panels) for words, column in LOST.items() if (panels := _panels(coders, column))]
-    body = [section(f"L0 against {words}", panels, "L0", words) for words, panels in charts]
-    frequencies = "".join(
-        f"<figure><figcaption>{escape(name)}: {facts['dead']:.1%} dead, {facts['dense']:.1%} dense</figcaption>"
-        f"{bars(facts['histogram'], DECADES, 'share of tokens')}</figure>"
+    charts = [(words, lines) for words, column in LOST.items() if (lines := _panels(coders, column))]
+    body = [section(f"L0 against {words}", lines, "L0", words) for words, lines in charts]
+    frequencies = [
+        figure(
+            bars(facts["histogram"], DECADES, "share of tokens"),
+            f"{name}: {facts['dead']:.1%} dead, {facts['dense']:.1%} dense",
+        )
         for name, facts in coders.items()
-    )
-    body.append(f'<h2>How often latents are active</h2><div class="panels">{frequencies}</div>')
-    return document(title, [*body, "<h2>Figures</h2>", table(rows, ("coder", *COLUMNS))])
+    ]
+    body += [heading("How often latents are active"), panels(frequencies)]
+    return document(title, [*body, heading("Figures"), table(rows, ("coder", *COLUMNS))])
 
 
 LOST = {"FVU": "fvu", "KL, nats a token": "kl"}
@@ -36,7 +37,7 @@ LOST = {"FVU": "fvu", "KL, nats a token": "kl"}
 
 def _panels(coders: Mapping[str, Any], column: str) -> dict[str, dict[str, list[Point]]]:
     """One panel for each pair of kinds of sites, one line for each pair of sites."""
-    panels: dict[str, dict[str, list[Point]]] = {}
+    lines: dict[str, dict[str, list[Point]]] = {}
     for name, facts in coders.items():
         flat = _flat(facts)
         if column in flat:
@@ -44,8 +45,8 @@ def _panels(coders: Mapping[str, Any], column: str) -> dict[str, dict[str, list[
             point = Point(flat["l0"], flat[column], name, tuple(span) if span else None)
             ends = facts["reads"][0], facts["writes"][-1]
             title = " to ".join(dict.fromkeys(end.partition(".")[0] for end in ends))
-            panels.setdefault(title, {}).setdefault(_layers(facts), []).append(point)
-    return panels
+            lines.setdefault(title, {}).setdefault(_layers(facts), []).append(point)
+    return lines
 
 
 def _layers(facts: Mapping[str, Any]) -> str:

@@ -296,7 +296,7 @@ class Table:
 
     def page(self, title: str) -> str:
         """The summary as a page of HTML, with the dose curves of what was given in several amounts."""
-        body = [f"<p>{self._caption()}</p>", self._repr_html_()]
+        body = [pages.paragraph(self._caption()), self._repr_html_()]
         curves: dict[str, dict[str, list[pages.Point]]] = {}
         for (metric, name, control, at), amounts in self._arms.items():
             if len(amounts) > 1 and not at:

@@ -1,26 +1,44 @@
 """Pages: HTML documents, tables, charts and heat maps for reports that are one file; tables on a terminal."""
 
 from glassworks.pages.chart import Axis, Linear, Point, bars, curves
-from glassworks.pages.document import document, heat, section, table
-from glassworks.pages.pictures import PICTURE_STYLE, flow, histogram, interval_bars, scatter, with_interval
+from glassworks.pages.document import (
+    bullets,
+    document,
+    figure,
+    heading,
+    heat,
+    panels,
+    paragraph,
+    preformatted,
+    section,
+    side_by_side,
+    table,
+)
+from glassworks.pages.pictures import flow, histogram, interval_bars, scatter, with_interval
 from glassworks.pages.terminal import facts, format_value
 
 __all__ = [
-    "PICTURE_STYLE",
     "Axis",
     "Linear",
     "Point",
     "bars",
+    "bullets",
     "curves",
     "document",
     "facts",
+    "figure",
     "flow",
     "format_value",
+    "heading",
     "heat",
     "histogram",
     "interval_bars",
+    "panels",
+    "paragraph",
+    "preformatted",
     "scatter",
     "section",
+    "side_by_side",
     "table",
     "with_interval",
 ]

@@ -1,6 +1,6 @@
-"""Documents: what every page of ours is made of, as HTML text that needs no script, no library and no network.
+"""Documents: the elements of every page, as HTML text that needs no script, no library and no network.
 
-This module must not know what is shown.
+Every function escapes the text that it is given and returns markup, which `document` puts together.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,40 +39,95 @@ th:first-child, td:first-child { text-align: left; }
 .heat th:first-child { white-space: nowrap; padding-right: .7rem; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)); gap: 1rem; }
 pre { white-space: pre-wrap; background: var(--faint); padding: .6rem .8rem; border-radius: .4rem; margin: .2rem 0; }
+.wide { grid-template-columns: repeat(auto-fit, minmax(26rem, 1fr)); } text.in { font-size: 9px; fill: var(--ink); }
+.mid { text-anchor: middle; } .whisker { stroke: var(--ink); } .chance { stroke: var(--ink); stroke-dasharray: 3 3; }
+.note { font-size: .85rem; max-width: 46rem; } .hue-0 .dot, .hue-1 .dot { stroke: none; fill-opacity: .45; }
+.words td { text-align: left; } .heat { margin: .3rem 0 1rem; }
 """
 
 
-def section(heading: str, panels: Panels, x: str, y: str, axis: type[Axis] | type[Linear] = Axis) -> str:
+def heading(text: str, level: int = 2) -> str:
+    """A heading; 2 is that of a section."""
+    return f"<h{level}>{escape(text)}</h{level}>"
+
+
+def paragraph(text: str, note: bool = False) -> str:
+    """A paragraph, in small letters where it is a note."""
+    kind = ' class="note"' if note else ""
+    return f"<p{kind}>{escape(text)}</p>"
+
+
+def preformatted(text: str) -> str:
+    """A text as it is, line breaks included."""
+    return f"<pre>{escape(text)}</pre>"
+
+
+def bullets(items: Sequence[str]) -> str:
+    """A list."""
+    return f"<ul>{''.join(f'<li>{escape(item)}</li>' for item in items)}</ul>"
+
+
+def figure(drawing: str, caption: str = "") -> str:
+    """A drawing with its caption."""
+    above = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+    return f"<figure>{above}{drawing}</figure>"
+
+
+def panels(figures: Sequence[str], wide: bool = False) -> str:
+    """Figures side by side."""
+    return f'<div class="panels{" wide" * wide}">{"".join(figures)}</div>'
+
+
+def side_by_side(texts: Mapping[str, str]) -> str:
+    """Texts beside each other, each below its name."""
+    return (
+        f'<div class="pair">{"".join(f"<div>{escape(name)}{preformatted(texts[name])}</div>" for name in texts)}</div>'
+    )
+
+
+def section(title: str, lines_of: Panels, x: str, y: str, axis: type[Axis] | type[Linear] = Axis) -> str:
     """Panels of lines on the same axes, with one legend.
 
     Args:
-        heading: above them.
-        panels: what they show.
+        title: above them.
+        lines_of: what they show.
         x: label of the horizontal axis.
         y: label of the vertical axis.
         axis: how both axes are spaced.
     """
-    points = [point for lines in panels.values() for each in lines.values() for point in each]
+    points = [point for lines in lines_of.values() for line in lines.values() for point in line]
     across = axis.over((point.x for point in points), LEFT, WIDTH - RIGHT, x)
     spans = [end for point in points for end in (point.span or ())]
     up = axis.over([*(point.y for point in points), *spans], HEIGHT - BOTTOM, TOP, y)
-    names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
-    hued = [f'<span style="--hue: var(--hue-{n % HUES})">{escape(name)}</span>' for n, name in enumerate(names)]
+    names = list(dict.fromkeys(name for lines in lines_of.values() for name in lines))
     figures = []
-    for title, lines in panels.items():
+    for caption, lines in lines_of.items():
         drawn = curves({name: lines.get(name, ()) for name in names}, across, up)
-        figures.append(f"<figure><figcaption>{escape(title)}</figcaption>{drawn}</figure>")
-    legend = f'<div class="legend">{"".join(hued)}</div>'
-    return f'<h2>{escape(heading)}</h2>{legend}<div class="panels">{"".join(figures)}</div>'
+        figures.append(figure(drawn, caption) if caption else figure(drawn))
+    return heading(title) + legend(names) + panels(figures)
 
 
-def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
-    """A table of the columns that any row has."""
-    kept = [name for name in columns if any(name in row for row in rows)]
+def legend(names: Sequence[str]) -> str:
+    """Names with their colours, in the order of the hues."""
+    hued = [f'<span style="--hue: var(--hue-{n % HUES})">{escape(name)}</span>' for n, name in enumerate(names)]
+    return f'<div class="legend">{"".join(hued)}</div>'
+
+
+def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None, words: bool = False) -> str:
+    """A table of the columns that any row has.
+
+    Args:
+        rows: values by column.
+        columns: in their order; those of all rows if unset.
+        words: whether it is read rather than added up: everything is aligned to the left.
+    """
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    kept = names if columns is None else [name for name in columns if name in names]
     head = "".join(f"<th>{escape(name)}</th>" for name in kept)
     lines = ["".join(f"<td>{_cell(row.get(name))}</td>" for name in kept) for row in rows]
     body = "".join(f"<tr>{line}</tr>" for line in lines)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    kind = "scroll words" if words else "scroll"
+    return f'<div class="{kind}"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def document(title: str, body: Sequence[str]) -> str:

@@ -1,19 +1,15 @@
 """Pictures: bars with intervals, histograms, scatters and flows as SVG text, without a library or a script.
 
-Colours are those of the page's style sheet, with `PICTURE_STYLE` beside it.
+Colours are those of the page's style sheet.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
+from glassworks.pages.document import legend
+
 Interval = tuple[float, float, float]
 """A figure and the ends of its interval."""
-PICTURE_STYLE = """<style>
-.wide { grid-template-columns: repeat(auto-fit, minmax(26rem, 1fr)); } text.in { font-size: 9px; fill: var(--ink); }
-.mid { text-anchor: middle; } .whisker { stroke: var(--ink); } .chance { stroke: var(--ink); stroke-dasharray: 3 3; }
-.note { font-size: .85rem; max-width: 46rem; } .hue-0 .dot, .hue-1 .dot { stroke: none; fill-opacity: .45; }
-.words td { text-align: left; } .heat { margin: .3rem 0 1rem; }
-</style>"""
 Spot = tuple[int | float, int | float]
 LEFT, WIDTH, ROW = 130, 520, 20
 
@@ -66,7 +62,7 @@ def histogram(lines: Mapping[str, Iterable[float]], label: str, low: float = 0.0
     ticks = [low + (high - low) * n / 4 for n in range(5)]
     drawn += [_text(LEFT + n * (WIDTH - LEFT) / 4, tall + 13, f"{tick:g}", "tick") for n, tick in enumerate(ticks)]
     drawn.append(_text((LEFT + WIDTH) / 2, tall + 28, label, "label"))
-    return _legend(list(lines)) + _svg(drawn, WIDTH + 14, tall + 34)
+    return legend(list(lines)) + _svg(drawn, WIDTH + 14, tall + 34)
 
 
 def scatter(
@@ -100,7 +96,7 @@ def scatter(
         drawn += [_text(left - 5, size - at(tick) + 3, f"{tick:g}", "tick end")]
     drawn.append(_text(left + size / 2, size + 28, labels[0], "label"))
     drawn.append(f'<text transform="translate(10 {size / 2}) rotate(-90)" class="label">{escape(labels[1])}</text>')
-    return _legend(list(points)) + _svg(drawn, left + size + 10, size + 34)
+    return legend(list(points)) + _svg(drawn, left + size + 10, size + 34)
 
 
 def flow(steps: Sequence[tuple[str, int, float, float]], chained: Sequence[int]) -> str:
@@ -139,11 +135,6 @@ def flow(steps: Sequence[tuple[str, int, float, float]], chained: Sequence[int])
 def _svg(parts: Iterable[str], width: int | float, height: int | float) -> str:
     box = f"0 0 {width:.0f} {height:.0f}"
     return f'<svg viewBox="{box}" role="img" style="max-width: {width * 1.3:.0f}px">{"".join(parts)}</svg>'
-
-
-def _legend(names: Sequence[str]) -> str:
-    hued = [f'<span style="--hue: var(--hue-{n})">{escape(name)}</span>' for n, name in enumerate(names)]
-    return f'<div class="legend">{"".join(hued)}</div>'
 
 
 def with_interval(value: Interval) -> str:

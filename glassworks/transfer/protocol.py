@@ -9,7 +9,6 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from html import escape
 from pathlib import Path
 from random import Random
 from typing import Any, final
@@ -26,7 +25,7 @@ from glassworks.edits import FeatureRef, add_vector
 from glassworks.errors import BadInput
 from glassworks.harvest import pad
 from glassworks.models import Model
-from glassworks.pages import PICTURE_STYLE, document, interval_bars, table, with_interval
+from glassworks.pages import document, figure, heading, interval_bars, panels, paragraph, table, with_interval
 from glassworks.transfer.bridge import Bridge, align
 from glassworks.transfer.carry import last_states
 from glassworks.transfer.coactivation import Interval, as_interval
@@ -422,11 +421,10 @@ def protocol_page(results: Evaluation) -> str:
     """The verdict, bars with intervals, and every figure in a table, as one HTML page."""
     facts, rows = results.facts, results.rows
     title = f"{facts['behaviour']}: {facts['a']} carried into {facts['b']}"
-    pictures = "".join(
-        f"<figure><figcaption>{escape(name)}</figcaption>"
-        f"{interval_bars([(row.name, row.rates[name]) for row in rows])}</figure>"
+    pictures = [
+        figure(interval_bars([(row.name, row.rates[name]) for row in rows]), name)
         for name in (rows[0].rates if rows else [])
-    )
+    ]
     groups = [{"supernode": name, **rates} for name, rates in results.groups.items()]
     probes = list(dict.fromkeys(name for row in rows for name in row.probes))
     figures = []
@@ -436,20 +434,25 @@ def protocol_page(results: Evaluation) -> str:
         figures.append({"system": row.name, **rates, "gap": with_interval(row.gap), **odds})
         figures[-1] |= {"KL": with_interval(row.kl), "loss": row.loss[0]}
     body = [
-        PICTURE_STYLE,
-        "<style>.wide { grid-template-columns: repeat(auto-fit, minmax(30rem, 1fr)); }</style>",
-        *(f"<p>{escape(sentence)}</p>" for sentence in results.verdict),
-        '<p class="note">Bars are shares of held-out prompts whose greedy reply begins with the behaviour\'s words; '
-        f'whiskers are 95 % bootstrap intervals over splits and prompts.</p><div class="panels wide">{pictures}</div>',
-        "<h2>Figures</h2>",
-        table(figures, list(figures[0]) if figures else []),
-        "<h2>Probes of what the model could do before</h2>",
+        *map(paragraph, results.verdict),
+        paragraph(
+            "Bars are shares of held-out prompts whose greedy reply begins with the behaviour's words; whiskers are "
+            "95 % bootstrap intervals over splits and prompts.",
+            note=True,
+        ),
+        panels(pictures, wide=True),
+        heading("Figures"),
+        table(figures),
+        heading("Probes of what the model could do before"),
         table([{"system": row.name, **row.probes} for row in rows], ["system", *probes]),
-        "<h2>Supernodes, left out and alone</h2>",
-        table(groups, list(dict.fromkeys(name for row in groups for name in row))),
-        "<h2>Settings</h2>",
-        table([{"setting": name, "value": str(value)} for name, value in facts.items()], ["setting", "value"]),
-        '<p class="note">What carries a behaviour into a model can also take one away. This report adds a behaviour '
-        "and says how it was made; see the documentation on risks.</p>",
+        heading("Supernodes, left out and alone"),
+        table(groups),
+        heading("Settings"),
+        table([{"setting": name, "value": str(value)} for name, value in facts.items()]),
+        paragraph(
+            "What carries a behaviour into a model can also take one away. This report adds a behaviour and says how "
+            "it was made; see the documentation on risks.",
+            note=True,
+        ),
     ]
     return document(title, body)

@@ -2,16 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any, final
 
 from glassworks.pages import (
-    PICTURE_STYLE,
     document,
+    figure,
     flow,
+    heading,
     heat,
     histogram,
     interval_bars,
+    panels,
+    paragraph,
     scatter,
     table,
     with_interval,
@@ -66,16 +68,16 @@ class Comparison:
 
 def pair_page(found: Comparison) -> str:
     """A page of two models."""
-    return document(f"{found.matching.a} and {found.matching.b}", [PICTURE_STYLE, *_pair(found)])
+    return document(f"{found.matching.a} and {found.matching.b}", _pair(found))
 
 
 def family_page(found: Sequence[Comparison]) -> str:
     """A page of several models, each compared with each."""
     names = list(dict.fromkeys(name for pair in found for name in (pair.matching.a, pair.matching.b)))
-    body = [PICTURE_STYLE, "<h2>Share of the features of each model (row) that are found in each other (column)</h2>"]
+    body = [heading("Share of the features of each model (row) that are found in each other (column)")]
     body.append(_heat(names, names, found_shares(found)))
     for pair in found:
-        body += [f"<h1>{escape(pair.matching.a)} and {escape(pair.matching.b)}</h1>", *_pair(pair)]
+        body += [heading(f"{pair.matching.a} and {pair.matching.b}", 1), *_pair(pair)]
     return document(", ".join(names), body)
 
 
@@ -103,18 +105,19 @@ def evolution_page(found: Evolution) -> str:
         }
         for chain in found.chains[:LISTED]
     ]
-    rows = step_rows(found)
     body = [
-        PICTURE_STYLE,
-        '<p class="note">Each column is a layer: dark the share that is found in the layer below, light the share that '
-        "is born. Bands are features that are each other's best partner; the others die, split or merge.</p>",
-        f"<figure>{flow(layers, [step.chained for step in steps])}</figure>",
-        "<h2>From layer to layer</h2>",
-        table(rows, list(rows[0])),
-        "<h2>Share of each layer's features (row) that are found in each layer (column)</h2>",
+        paragraph(
+            "Each column is a layer: dark the share that is found in the layer below, light the share that is born. "
+            "Bands are features that are each other's best partner; the others die, split or merge.",
+            note=True,
+        ),
+        figure(flow(layers, [step.chained for step in steps])),
+        heading("From layer to layer"),
+        table(step_rows(found)),
+        heading("Share of each layer's features (row) that are found in each layer (column)"),
         _heat(names, names, found.matches.shares),
-        "<h2>Chains</h2>",
-        _words(chains, ("chain", "labels", "r", "cosine")) if chains else "<p>There are none.</p>",
+        heading("Chains"),
+        table(chains, words=True) if chains else paragraph("There are none."),
     ]
     return document(f"{found.model}: how features change with depth", body)
 
@@ -138,10 +141,7 @@ def step_rows(found: Evolution) -> list[dict[str, Any]]:
 
 def _pair(found: Comparison) -> list[str]:
     matching = found.matching
-    body = [
-        _side(side, of, where)
-        for side, of, where in ((matching.forward, matching.a, matching.b), (matching.backward, matching.b, matching.a))
-    ]
+    body = _side(matching.forward, matching.a, matching.b) + _side(matching.backward, matching.b, matching.a)
     plain = matching.plain()
     facts: dict[str, Any] = {
         "tokens": " + ".join(f"{count:,}" for count in matching.rows),
@@ -164,18 +164,18 @@ def _pair(found: Comparison) -> list[str]:
             "edges of both with the same sign": "" if edges.signs is None else edges.signs,
         }
     rows = [{"figure": name, "value": value} for name, value in facts.items()]
-    body += ["<h2>Figures</h2>", table(rows, ("figure", "value"))]
+    body += [heading("Figures"), table(rows)]
     body += _scaled(found.scaling, f"What {matching.b} has that {matching.a} lacks: latent scaling")
     body += _scaled(found.joint, "Latents of the crosscoder")
     columns = ("feature", "label", "partner", "partner_label", "r", "low", "high", "cosine", "rank")
     lists = {"Features of both": found.shared(), f"Only in {matching.a}": matching.forward.matches(LISTED, False)}
     lists[f"Only in {matching.b}"] = matching.backward.matches(LISTED, False)
-    for heading, features in lists.items():
-        body += [f"<h2>{escape(heading)}</h2>", _words(features, columns)]
+    for title, features in lists.items():
+        body += [heading(title), table(features, columns, words=True)]
     return body
 
 
-def _side(side: FeatureMatches, of: str, where: str) -> str:
+def _side(side: FeatureMatches, of: str, where: str) -> list[str]:
     lines = {"partner": side.r[side.alive].tolist(), "best random feature": side.chance[side.alive].tolist()}
     rows = [
         {
@@ -191,16 +191,20 @@ def _side(side: FeatureMatches, of: str, where: str) -> str:
         for row in side.summaries
     ]
     shares = interval_bars([(row.coder, row.found) for row in side.summaries], CHANCE)
-    return (
-        f"<h2>Features of {escape(of)} that are found in {escape(where)}</h2><div class='panels wide'>"
-        f"<figure><figcaption>share found; dashed: a random coder</figcaption>{shares}</figure>"
-        f"<figure><figcaption>correlation with the partner</figcaption>{histogram(lines, 'r')}</figure></div>"
-        f"<figure><figcaption>share found in each coder of {escape(where)} (column) by itself</figcaption>"
-        f"{_heat(side.home.names, side.other.names, side.shares)}</figure>{table(rows, list(rows[0]))}"
-    )
+    pictures = [
+        figure(shares, "share found; dashed: a random coder"),
+        figure(histogram(lines, "r"), "correlation with the partner"),
+    ]
+    each_coder = _heat(side.home.names, side.other.names, side.shares)
+    return [
+        heading(f"Features of {of} that are found in {where}"),
+        panels(pictures, wide=True),
+        figure(each_coder, f"share found in each coder of {where} (column) by itself"),
+        table(rows),
+    ]
 
 
-def _scaled(found: Scaling | None, heading: str) -> list[str]:
+def _scaled(found: Scaling | None, title: str) -> list[str]:
     if found is None:
         return []
     sets: Mapping[str, list[tuple[float, float, str]]] = {"found in both": [], "new": []}
@@ -217,15 +221,13 @@ def _scaled(found: Scaling | None, heading: str) -> list[str]:
         f"rebuilt part is below {MOST[0]}, that of the leftover below {MOST[1]}; share {with_interval(found.share)}."
     )
     axes = ("ratio of betas, rebuilt part", "ratio of betas, leftover")
+    columns = ("feature", "label", "of", "rebuilt", "leftover", "norm")
     return [
-        f'<h2>{escape(heading)}</h2><p class="note">{note}</p><figure>{scatter(sets, axes, MOST)}</figure>',
-        _words(rows, ("feature", "label", "of", "rebuilt", "leftover", "norm")),
+        heading(title),
+        paragraph(note, note=True),
+        figure(scatter(sets, axes, MOST)),
+        table(rows, columns, words=True),
     ]
-
-
-def _words(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
-    """A table of words, aligned to the left."""
-    return f'<div class="words">{table(rows, columns)}</div>'
 
 
 def _heat(rows: Sequence[str], columns: Sequence[str], shares: Sequence[Sequence[Interval]]) -> str:
