@@ -181,119 +181,58 @@ def _above(pre: Tensor, floor: Tensor, kernels: Kernels) -> Entries:
     return Entries(counts, indices, pre[tokens, indices])
 
 
-class Selected(ABC):
-    """The selected pre-activations of a batch.
+@final
+class Selected:
+    """The selected pre-activations of a batch, in the dense form or in the sparse.
 
     "Entries" below are tensors that broadcast against `pre`: (token, latent) in the dense form, (entry,) in the sparse.
 
-    Attributes:
-        pre: the pre-activations; gradients flow to the encoder.
-        tokens: how many rows were encoded.
-        d_latent: how many latents the encoder has.
+    Args:
+        pre: all pre-activations as a matrix, or some as a list in the order of tokens, and of latents within a token;
+            gradients flow to the encoder.
+        pattern: where the entries of the list are: tokens are its bags, latents its rows; none for the matrix.
     """
 
-    pre: Tensor
-    tokens: int
-    d_latent: int
+    def __init__(self, pre: Float[Tensor, "*entry"], pattern: Pattern | None = None) -> None:
+        self.pre, self.pattern = pre, pattern
+        self.tokens, self.d_latent = pre.shape if pattern is None else (pattern.bags, pattern.rows)
 
-    @abstractmethod
     def of_latent(self, values: Float[Tensor, " latent"]) -> Tensor:
         """A number per latent, as entries; gradients flow back."""
+        return values[None] if self.pattern is None else values.index_select(0, self.pattern.indices)
 
-    @abstractmethod
     def by_token(self, values: Tensor) -> Float[Tensor, " token"]:
         """Entries summed over each token."""
+        if self.pattern is None:
+            return values.expand_as(self.pre).sum(1)
+        return values.new_zeros(self.tokens).index_add(0, self.pattern.positions, values)
 
-    @abstractmethod
     def by_latent(self, values: Tensor) -> Float[Tensor, " latent"]:
         """Entries summed over each latent."""
+        if self.pattern is None:
+            return values.expand_as(self.pre).sum(0)
+        return values.new_zeros(self.d_latent).index_add(0, self.pattern.indices, values)
 
-    @abstractmethod
+    def decode(self, values: Tensor, w_dec: Float[Tensor, "latent d_out"]) -> Float[Tensor, "token d_out"]:
+        """Decoder rows of all latents summed with entries as weights; arguments as for `decode_prefixes`."""
+        return self.decode_prefixes(values, w_dec, (self.d_latent,))[0]
+
     def decode_prefixes(
         self, values: Tensor, w_dec: Float[Tensor, "latent d_out"], widths: Sequence[int]
     ) -> Float[Tensor, "prefix token d_out"]:
         """Decoder rows summed with entries as weights, once for each prefix of the latents (Matryoshka).
+
+        In both forms each row is added once, in the run between two widths where its latent lies; the runs are added
+        up.
 
         Args:
             values: entries; gradients flow to them and to the decoder.
             w_dec: one row per latent.
             widths: ascending; each prefix is the latents below.
         """
-
-    @abstractmethod
-    def latents(self, values: Tensor) -> Latents:
-        """The entries that are positive, detached."""
-
-    def decode(self, values: Tensor, w_dec: Float[Tensor, "latent d_out"]) -> Float[Tensor, "token d_out"]:
-        """Decoder rows of all latents summed with entries as weights; arguments as for `decode_prefixes`."""
-        return self.decode_prefixes(values, w_dec, (self.d_latent,))[0]
-
-
-@final
-class Dense(Selected):
-    """Every pre-activation, as a matrix (token, latent).
-
-    Args:
-        pre: the matrix.
-    """
-
-    def __init__(self, pre: Float[Tensor, "token latent"]) -> None:
-        self.pre = pre
-        self.tokens, self.d_latent = pre.shape
-
-    def of_latent(self, values: Float[Tensor, " latent"]) -> Tensor:
-        """The numbers as one row."""
-        return values[None]
-
-    def by_token(self, values: Tensor) -> Float[Tensor, " token"]:
-        """Sums of rows."""
-        return values.expand_as(self.pre).sum(1)
-
-    def by_latent(self, values: Tensor) -> Float[Tensor, " latent"]:
-        """Sums of columns."""
-        return values.expand_as(self.pre).sum(0)
-
-    def decode_prefixes(
-        self, values: Tensor, w_dec: Float[Tensor, "latent d_out"], widths: Sequence[int]
-    ) -> Float[Tensor, "prefix token d_out"]:
-        """The products of the runs between the widths, added up."""
-        bounds = list(zip((0, *widths), widths, strict=False))
-        return torch.stack([values[:, start:stop] @ w_dec[start:stop] for start, stop in bounds]).cumsum(0)
-
-    def latents(self, values: Tensor) -> Latents:
-        """The entries that are positive, detached."""
-        return Latents.from_dense(values.detach(), values > 0)
-
-
-@final
-class Sparse(Selected):
-    """Some pre-activations, as a list in the order of tokens, and of latents within a token.
-
-    Args:
-        pre: the list.
-        pattern: where they are: tokens are its bags, latents its rows.
-    """
-
-    def __init__(self, pre: Float[Tensor, " entry"], pattern: Pattern) -> None:
-        self.pre, self.pattern = pre, pattern
-        self.tokens, self.d_latent = pattern.bags, pattern.rows
-
-    def of_latent(self, values: Float[Tensor, " latent"]) -> Tensor:
-        """The number of each entry's latent."""
-        return values.index_select(0, self.pattern.indices)
-
-    def by_token(self, values: Tensor) -> Float[Tensor, " token"]:
-        """Sums of the entries of each token."""
-        return values.new_zeros(self.tokens).index_add(0, self.pattern.positions, values)
-
-    def by_latent(self, values: Tensor) -> Float[Tensor, " latent"]:
-        """Sums of the entries of each latent."""
-        return values.new_zeros(self.d_latent).index_add(0, self.pattern.indices, values)
-
-    def decode_prefixes(
-        self, values: Tensor, w_dec: Float[Tensor, "latent d_out"], widths: Sequence[int]
-    ) -> Float[Tensor, "prefix token d_out"]:
-        """Each entry's row is added once, in the run between two widths where it lies; the runs are added up."""
+        if self.pattern is None:
+            bounds = list(zip((0, *widths), widths, strict=False))
+            return torch.stack([values[:, start:stop] @ w_dec[start:stop] for start, stop in bounds]).cumsum(0)
         if tuple(widths) == (self.d_latent,):
             return total(values, w_dec, self.pattern)[None]
         ends = [*widths, self.d_latent]
@@ -303,6 +242,8 @@ class Sparse(Selected):
     def latents(self, values: Tensor) -> Latents:
         """The entries that are positive, detached."""
         active = values > 0
+        if self.pattern is None:
+            return Latents.from_dense(values.detach(), active)
         places = self.pattern.positions[active], self.pattern.indices[active]
         return Latents(*places, values.detach()[active], (self.tokens, self.d_latent))
 
@@ -330,22 +271,22 @@ def encode(
     """
     rows = x if centre is None else x - centre
     dtype = x.dtype if products is torch.float32 else products
-    engine, entries = kernels(rows.device.type), list[tuple[Tensor, Pattern] | None]()
+    engine, sparse = kernels(rows.device.type), list[tuple[Tensor, Pattern] | None]()
     with torch.no_grad():
-        for selection in _select(rows.to(dtype), w_enc.to(dtype).T, b_enc.to(dtype), selectors, engine):
-            if selection is None:
-                entries.append(None)
+        for entries in _select(rows.to(dtype), w_enc.to(dtype).T, b_enc.to(dtype), selectors, engine):
+            if entries is None:
+                sparse.append(None)
                 continue
-            pattern = Pattern.from_counts(selection.counts, selection.indices, len(w_enc), engine)
-            exact = selection.values.dtype == rows.dtype
-            values = selection.values if exact else pattern.dots(rows, w_enc) + b_enc[selection.indices]
-            entries.append((values, pattern))
-    values = iter(kept(x, w_enc, b_enc, centre, [each for each in entries if each]))
-    selected = [Sparse(next(values), each[1]) if each else None for each in entries]
+            pattern = Pattern.from_counts(entries.counts, entries.indices, len(w_enc), engine)
+            exact = entries.values.dtype == rows.dtype
+            values = entries.values if exact else pattern.dots(rows, w_enc) + b_enc[entries.indices]
+            sparse.append((values, pattern))
+    values = iter(kept(x, w_enc, b_enc, centre, [pair for pair in sparse if pair]))
+    selected = [Selected(next(values), pair[1]) if pair else None for pair in sparse]
     if None not in selected:
-        return [each for each in selected if each]
-    dense = Dense(functional.linear(rows.to(dtype), w_enc.to(dtype), b_enc.to(dtype)).to(x.dtype))
-    return [each or dense for each in selected]
+        return [its for its in selected if its]
+    dense = Selected(functional.linear(rows.to(dtype), w_enc.to(dtype), b_enc.to(dtype)).to(x.dtype))
+    return [its or dense for its in selected]
 
 
 def _select(

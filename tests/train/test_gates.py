@@ -5,7 +5,7 @@ import torch
 
 from glassworks.train import BatchTopK, CoderPart, Gated, JumpReLU, Ramp, Rectifier, TopK
 from glassworks.train.gates import Jump
-from glassworks.train.selection import Dense, encode
+from glassworks.train.selection import Selected, encode
 
 Z = torch.tensor([[0.30, 0.54, 0.46, 0.9], [0.499, -1.0, 0.55, 0.451]], dtype=torch.float64)
 T = torch.tensor([0.5, 0.5, 0.5, 0.5], dtype=torch.float64)
@@ -55,7 +55,7 @@ def test_sparse_and_dense_are_one(gate):
     selected_here = torch.zeros_like(pre, dtype=torch.bool)
     found = selected.latents(values + 1e-9)
     selected_here[found.positions, found.indices] = True
-    dense, steps = gate.open(made, Dense(torch.where(selected_here, pre, -9.0)))
+    dense, steps = gate.open(made, Selected(torch.where(selected_here, pre, -9.0)))
     assert torch.allclose(selected.latents(values).dense(), dense.detach(), atol=1e-6)
     assert torch.allclose(selected.by_latent(on), steps.sum(0))
 

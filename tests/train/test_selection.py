@@ -8,14 +8,12 @@ import glassworks.train.selection as module
 from glassworks.coders import BatchTopK
 from glassworks.train.selection import (
     Above,
-    Dense,
     Everything,
     Largest,
     LargestOfBatch,
     LastCut,
     Selected,
     Selector,
-    Sparse,
     encode,
 )
 
@@ -53,7 +51,7 @@ def dense_twin(inputs: dict[str, Tensor], selector: Selector) -> tuple[Selected,
             kept = pre > floor
         case _:
             kept = torch.ones_like(pre, dtype=torch.bool)
-    return Dense(pre), kept
+    return Selected(pre), kept
 
 
 def selectors(theta: Tensor) -> dict[str, Selector]:
@@ -96,8 +94,8 @@ def test_every_output_and_gradient_is_the_dense_one(name: str, inputs: dict[str,
     twin, kept = dense_twin(inputs, selector)
     given = {key: inputs[key] for key in ("x", "w_enc", "b_enc", "centre")}
     (selected,) = encode(given["x"], given["w_enc"], given["b_enc"], [selector], centre=given["centre"])
-    assert isinstance(selected, Dense) == (name in ("above, dense", "everything"))
-    found = every_output(selected, inputs, kept if isinstance(selected, Dense) else 1.0)
+    assert (selected.pattern is None) == (name in ("above, dense", "everything"))
+    found = every_output(selected, inputs, kept if selected.pattern is None else 1.0)
     wanted = every_output(twin, inputs, kept)
     for key in wanted:
         torch.testing.assert_close(found[key], wanted[key], rtol=1e-9, atol=1e-9, msg=key)
@@ -167,7 +165,7 @@ def _step(tokens: int = 300, latents: int = 900) -> list[Tensor]:
     found: list[Tensor] = []
     for selector in (Largest(8), LargestOfBatch(8, cut), LargestOfBatch(8, cut), Above(floor)):
         (selected,) = encode(x, parameters[0], parameters[1], [selector])
-        assert isinstance(selected, Sparse)
+        assert selected.pattern is not None
         loss = (
             (selected.decode(selected.pre.relu() * selected.of_latent(parameters[1] + 1), parameters[2]) - x)
             .square()
@@ -183,7 +181,7 @@ def test_bfloat16_chooses_and_float32_computes() -> None:
     pre = x @ w_enc.T + b_enc
     for selector, kept in _choices(pre).values():
         (selected,) = encode(x, w_enc.requires_grad_(), b_enc, [selector], products=torch.bfloat16)
-        assert isinstance(selected, Sparse)
+        assert selected.pattern is not None
         places = selected.pattern.positions, selected.pattern.indices
         torch.testing.assert_close(selected.pre, pre[places], rtol=1e-5, atol=1e-5)
         assert kept[places].float().mean() > 0.97

@@ -71,7 +71,7 @@ def _maxima(row: np.ndarray, top: np.ndarray) -> None:
 
 
 @compiled
-def _reach(row: np.ndarray, least: Any, found: np.ndarray) -> Any:
+def _reach(row: np.ndarray, least: Any, hits: np.ndarray) -> Any:
     """The places of numbers of at least `least`, and how many; most runs of 64 have none, which a count tells fast."""
     place = 0
     for start in range(0, row.shape[0], RUN):
@@ -81,7 +81,7 @@ def _reach(row: np.ndarray, least: Any, found: np.ndarray) -> Any:
         if some:
             for i in range(part.shape[0]):
                 if part[i] >= least:
-                    found[place] = start + i
+                    hits[place] = start + i
                     place += 1
     return place
 
@@ -89,26 +89,26 @@ def _reach(row: np.ndarray, least: Any, found: np.ndarray) -> Any:
 @compiled
 def _largest(pre: np.ndarray, k: int, groups: int, out: np.ndarray, first: int, last: int) -> None:
     """The k-th largest maximum of the groups is at most the k-th largest of all, and few lie between."""
-    top, work, found = np.empty(groups, pre.dtype), pre[0].copy(), np.empty(pre.shape[1], np.int64)
+    top, work, hits = np.empty(groups, pre.dtype), pre[0].copy(), np.empty(pre.shape[1], np.int64)
     for token in range(first, last):
         row = pre[token]
         _maxima(row, top)
-        count = _reach(row, _kth(top, k), found)
+        count = _reach(row, _kth(top, k), hits)
         for i in range(count):
-            work[i] = row[found[i]]
+            work[i] = row[hits[i]]
         cut, ties, place = _kth(work[:count], k), k, 0
         for i in range(count):
-            ties -= row[found[i]] > cut
+            ties -= row[hits[i]] > cut
         for i in range(count):
-            value = row[found[i]]
+            value = row[hits[i]]
             if place < k and (value > cut or (value == cut and ties > 0)):
                 ties -= value == cut
-                out[token, place] = found[i]
+                out[token, place] = hits[i]
                 place += 1
 
 
 @compiled
-def _above(pre: np.ndarray, floor: np.ndarray, found: np.ndarray, counts: np.ndarray, first: int, last: int) -> None:
+def _above(pre: np.ndarray, floor: np.ndarray, hits: np.ndarray, counts: np.ndarray, first: int, last: int) -> None:
     """As `_reach`, for a floor of each latent."""
     d_latent = pre.shape[1]
     place = first * d_latent
@@ -121,7 +121,7 @@ def _above(pre: np.ndarray, floor: np.ndarray, found: np.ndarray, counts: np.nda
             if some:
                 for i in range(part.shape[0]):
                     if part[i] > under[i]:
-                        found[place] = start + i
+                        hits[place] = start + i
                         place += 1
         counts[token] = place - before
 
@@ -189,11 +189,11 @@ class NumbaKernels(Kernels):
     def above(
         self, pre: Float[Tensor, "token latent"], floor: Float[Tensor, " latent"]
     ) -> tuple[Int[Tensor, " token"], Int[Tensor, " entry"]]:
-        """In one pass, into memory that is only touched where something is found."""
+        """In one pass, into memory that is only used where something is found."""
         tokens, d_latent = pre.shape
-        found, counts = np.empty(tokens * d_latent, np.int64), np.empty(tokens, np.int64)
-        pieces = _parallel(_above, tokens, _comparable(pre), _comparable(_lower(floor, pre.dtype)), found, counts)
-        places = [found[first * d_latent :][: counts[first:last].sum()] for first, last in pieces]
+        hits, counts = np.empty(tokens * d_latent, np.int64), np.empty(tokens, np.int64)
+        pieces = _parallel(_above, tokens, _comparable(pre), _comparable(_lower(floor, pre.dtype)), hits, counts)
+        places = [hits[first * d_latent :][: counts[first:last].sum()] for first, last in pieces]
         return torch.from_numpy(counts), torch.from_numpy(np.concatenate(places))
 
     def transpose(
