@@ -1,5 +1,6 @@
 """The docs are tested: code runs, and every command, option, site kind and API name is told."""
 
+import importlib
 import re
 import shlex
 from pathlib import Path
@@ -74,6 +75,19 @@ def test_every_site_kind_is_told():
 
 def test_every_name_of_the_api_is_told():
     assert not [name for name in glassworks.__all__ if name != "__version__" and name not in ALL]
+
+
+ROOMS = ("models", "coders", "harvest", "train", "edits", "experiments", "circuits", "transfer")
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_the_page_of_the_api_lists_every_public_name_of_a_room_and_no_other(room):
+    """`python scripts/api_docs.py` writes the page anew."""
+    section = TEXT[ROOT / "docs" / "api.md"].split(f"## glassworks.{room}\n")[1].split("\n## ")[0]
+    assert (
+        re.findall(r"^\| `(\w+)` \|", section, flags=re.MULTILINE)
+        == importlib.import_module(f"glassworks.{room}").__all__
+    )
 
 
 def test_links_lead_somewhere():
