@@ -19,9 +19,9 @@ import pytest
 import torch
 
 import glassworks as gw
-from glassworks import smallworld
+from glassworks import smallworld, stats
 from glassworks.circuits import explain_attention, predict, traces
-from glassworks.circuits.checks.statistics import known, mean_interval
+from glassworks.circuits.check import json_values
 from glassworks.coders import load_scope, save_scope
 from glassworks.harvest import Reading, Rows, harvest, load_store
 from glassworks.train import Trainer, fit, grid, layouts
@@ -57,7 +57,7 @@ def add(keep, name: str, figures: dict[str, Any]) -> None:
     """Put one test's figures among those of the others."""
     old = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
     old.pop("versions", None)
-    keep("circuits", known(old | {name: figures}))
+    keep("circuits", json_values(old | {name: figures}))
 
 
 def trained(model: gw.Model, texts: list[str], folder: Path) -> tuple[Any, dict[str, Any]]:
@@ -113,8 +113,8 @@ def figures_of(model: gw.Model, scope: Any, tokens: list[int], number: int) -> d
 def told(numbers: Sequence[float | None]) -> dict[str, Any]:
     """Mean of what is known, with its interval over the prompts."""
     values = torch.tensor([each for each in numbers if each is not None])
-    mean, low, high = mean_interval(values)
-    return {"mean": mean, "low": low, "high": high, "prompts": len(values)}
+    mean = stats.mean(values)
+    return {"mean": mean.value, "low": mean.low, "high": mean.high, "prompts": len(values)}
 
 
 def summary(each: list[dict[str, Any]]) -> dict[str, Any]:

@@ -3,25 +3,27 @@
 The room explains; it changes nothing in a model, and draws nothing.
 """
 
-from glassworks.circuits.asked import Direction, Feature, Likely, Logit
-from glassworks.circuits.attention.attention import Attention, explain_attention
-from glassworks.circuits.attention.explained import annotate, attention_values, edge_values, score_values
-from glassworks.circuits.budget import Budget
-from glassworks.circuits.checks.check import Check
+from glassworks.circuits.attention import (
+    Attention,
+    annotate,
+    attention_values,
+    edge_values,
+    explain_attention,
+    score_values,
+)
+from glassworks.circuits.check import Check
 from glassworks.circuits.circuit import Circuit, Group, cut, load_circuit, read_circuit, read_head, reply_graphs
+from glassworks.circuits.engine.rows import Budget
 from glassworks.circuits.graph import Graph, load_graph
-from glassworks.circuits.many.aggregate import Aggregate, aggregate, load_aggregate
-from glassworks.circuits.many.compare import Difference, Stability, compare, stability
-from glassworks.circuits.many.predict import Prediction, predict
-from glassworks.circuits.many.virtual import Inputs, inputs_of
-from glassworks.circuits.nodes import KINDS, Node, Nodes
-from glassworks.circuits.outcomes import Continuation, Outcome
-from glassworks.circuits.reading.minimal import Minimal
-from glassworks.circuits.reading.paths import Path, Step
+from glassworks.circuits.many import Aggregate, Difference, aggregate, compare, load_aggregate
+from glassworks.circuits.minimal import Minimal
+from glassworks.circuits.nodes import KINDS, Node, Nodes, Origin, Supernode
+from glassworks.circuits.predict import Prediction, predict
+from glassworks.circuits.reading import Path, Step
 from glassworks.circuits.scores import Scores
-from glassworks.circuits.supernodes import Supernode
+from glassworks.circuits.targets import Continuation, Direction, Feature, Likely, Logit, Outcome, parse, read_direction
 from glassworks.circuits.trace import trace, traces
-from glassworks.circuits.wording import parse, read_direction
+from glassworks.circuits.weights import Inputs, inputs_of
 
 __all__ = [
     "KINDS",
@@ -42,11 +44,11 @@ __all__ = [
     "Minimal",
     "Node",
     "Nodes",
+    "Origin",
     "Outcome",
     "Path",
     "Prediction",
     "Scores",
-    "Stability",
     "Step",
     "Supernode",
     "aggregate",
@@ -67,7 +69,6 @@ __all__ = [
     "read_head",
     "reply_graphs",
     "score_values",
-    "stability",
     "trace",
     "traces",
 ]

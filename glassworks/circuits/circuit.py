@@ -1,7 +1,7 @@
 """Circuit: the features and heads that do one thing in a model, in named groups, cut out of graphs of many prompts.
 
 A graph explains one prompt; a circuit is what its graphs have in common, as a value that can be written down and
-carried elsewhere. This module must not know what is done with it.
+carried elsewhere.
 """
 
 from collections import defaultdict
@@ -12,8 +12,8 @@ from typing import Any, final
 
 from glassworks import artefacts
 from glassworks.circuits.graph import Graph
-from glassworks.circuits.many.aggregate import aggregate
-from glassworks.circuits.many.predict import Member, recurring
+from glassworks.circuits.many import aggregate
+from glassworks.circuits.predict import recurring
 from glassworks.circuits.trace import trace
 from glassworks.coders import Scope
 from glassworks.edits import FeatureRef
@@ -45,7 +45,7 @@ class Group:
     def plain(self) -> dict[str, Any]:
         """The values as JSON holds them."""
         heads = [f"{layer}.{head}" for layer, head in self.heads]
-        return {"name": self.name, "features": [str(each) for each in self.features], "heads": heads}
+        return {"name": self.name, "features": [str(ref) for ref in self.features], "heads": heads}
 
 
 @final
@@ -68,11 +68,11 @@ class Circuit:
     prompts: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
-        features, heads = (sum(len(getattr(each, kind)) for each in self.groups) for kind in ("features", "heads"))
+        features, heads = (sum(len(getattr(group, kind)) for group in self.groups) for kind in ("features", "heads"))
         return f"Circuit({self.model!r}: {features} features and {heads} heads in {len(self.groups)} groups)"
 
     def __getitem__(self, name: str) -> Group:
-        names = [each.name for each in self.groups]
+        names = [group.name for group in self.groups]
         if name not in names:
             raise NotFound(f"The circuit has no group {name!r}; {nearest(name, names)}.")
         return self.groups[names.index(name)]
@@ -85,11 +85,11 @@ class Circuit:
         """The values as JSON holds them."""
         edges = [{"source": source, "target": target, "weight": w} for (source, target), w in self.edges.items()]
         fields = {"model": self.model, "scope": self.scope, "prompts": list(self.prompts)}
-        return {**fields, "groups": [each.plain() for each in self.groups], "edges": edges}
+        return {**fields, "groups": [group.plain() for group in self.groups], "edges": edges}
 
     def save(self, path: str | Path) -> artefacts.Artefact:
         """Write it as an artefact of kind `circuit`: one table."""
-        fields = {"model": self.model, "scope": self.scope, "groups": [each.name for each in self.groups]}
+        fields = {"model": self.model, "scope": self.scope, "groups": [group.name for group in self.groups]}
         return artefacts.write(path, KIND, fields, tables={"circuit": self.plain()}, parents=[self.model, self.scope])
 
 
@@ -98,13 +98,13 @@ def read_circuit(plain: Mapping[str, Any]) -> Circuit:
     try:
         groups = tuple(
             Group(
-                each["name"],
-                tuple(FeatureRef.parse(ref) for ref in each["features"]),
-                tuple(read_head(head) for head in each["heads"]),
+                group["name"],
+                tuple(FeatureRef.parse(ref) for ref in group["features"]),
+                tuple(read_head(head) for head in group["heads"]),
             )
-            for each in plain["groups"]
+            for group in plain["groups"]
         )
-        edges = {(each["source"], each["target"]): float(each["weight"]) for each in plain["edges"]}
+        edges = {(edge["source"], edge["target"]): float(edge["weight"]) for edge in plain["edges"]}
         return Circuit(plain["model"], plain["scope"], groups, edges, tuple(plain["prompts"]))
     except (KeyError, TypeError, AttributeError) as error:
         raise BadArtefact(f"The circuit lacks or misstates {error}; cut it again.") from error
@@ -135,18 +135,18 @@ def cut(
     against: Sequence[Graph] = (),
     scope: str = "",
 ) -> Circuit:
-    """Cut the circuit out that graphs of many prompts share, and that look-alikes lack.
+    """Cut the circuit out that graphs of many prompts share, and that matched negatives lack.
 
     Graphs with the same likeliest outcome are taken together, as the words of one reply need different features. A
     feature counts as much as it pushes the likeliest outcome on all paths, the effect of a unit of it times what it is
-    more active than in look-alikes, averaged over the graphs of an outcome and summed over the outcomes. Only what
+    more active than in the negatives, averaged over the graphs of an outcome and summed over the outcomes. Only what
     pushes is kept.
 
     Args:
         graphs: whole graphs of one model and scope, some for each outcome.
         most: how many features.
         heads: attention heads that go with them, (layer, head): graphs hold attention as edges, not as nodes.
-        against: graphs of look-alikes, prompts that the model replies to in another way.
+        against: graphs of matched negatives, prompts that the model replies to in another way.
         scope: name of the scope, by default the graphs' own.
 
     Raises:
@@ -154,26 +154,49 @@ def cut(
     """
     if not graphs or len({graph.model for graph in graphs}) > 1:
         raise BadInput("A circuit is cut from graphs of one model; give at least one graph, all of the same model.")
-    scores, known = defaultdict(float), {}
-    elsewhere = {(each.coder, each.index): each.activation * each.frequency for each in _recurring(against)}
-    for some in by_outcome(graphs).values():
-        for member in recurring(some):
-            key = (member.coder, member.index)
-            more = member.activation * member.frequency - elsewhere.get(key, 0.0)
-            scores[key] += member.effect * max(more, 0.0)
-            known[key] = member
+    negatives = recurring(against) if against else []
+    elsewhere = {(feature.coder, feature.index): feature.activation * feature.frequency for feature in negatives}
+    outcomes: dict[int, list[Graph]] = defaultdict(list)
+    for graph in graphs:
+        outcomes[int(graph.nodes.index[int(graph.edges.weights.argmax())])].append(graph)
+    scores: dict[tuple[str, int], float] = defaultdict(float)
+    for same in outcomes.values():
+        for feature in recurring(same):
+            key = (feature.coder, feature.index)
+            more = feature.activation * feature.frequency - elsewhere.get(key, 0.0)
+            scores[key] += feature.effect * max(more, 0.0)
     best = [key for key in sorted(scores, key=lambda key: -scores[key]) if scores[key] > 0][:most]
     if not best:
         raise BadInput("No feature recurs that pushes the outcomes; trace more prompts of one kind.")
-    groups = [*_heads(heads), *_features([known[key] for key in best])]
-    groups.sort(key=_depth)
+
+    # One group per coder, and one per layer of heads; from below, heads before features.
+    refs: dict[str, list[FeatureRef]] = defaultdict(list)
+    for coder, index in best:
+        refs[coder].append(FeatureRef(coder, None, index))
+    layers = {
+        layer: tuple(sorted(head for head in heads if head[0] == layer))
+        for layer in sorted({layer for layer, _ in heads})
+    }
+    groups = [Group(f"heads.{layer}", heads=layers[layer]) for layer in layers]
+    groups += [Group(coder, tuple(sorted(features))) for coder, features in refs.items()]
+
+    def depth(group: Group) -> tuple[int, bool]:
+        layer = group.heads[0][0] if group.heads else int(group.features[0].coder_id.rpartition(".")[2] or 0)
+        return layer, not group.heads
+
+    groups.sort(key=depth)
+
+    # The mean weights of the edges between the features of groups, over all prompts.
+    home = {(ref.coder_id, ref.index): group.name for group in groups for ref in group.features}
+    shared, coders = aggregate(graphs), graphs[0].origin.coders
+    owner = [home.get((coders.get(node.place, ""), node.index)) for node in shared.nodes]
+    edges: dict[tuple[str, str], float] = defaultdict(float)
+    for edge in shared.edges:
+        source, target = owner[edge.source], owner[edge.target]
+        if source and target:
+            edges[source, target] += edge.weight * edge.frequency
     prompts = tuple(dict.fromkeys(graph.prompt for graph in graphs))
-    name = scope or graphs[0].origin.scope or ""
-    return Circuit(graphs[0].model, name, tuple(groups), _edges(graphs, groups), prompts)
-
-
-def _recurring(graphs: Sequence[Graph]) -> list[Member]:
-    return recurring(graphs) if graphs else []
+    return Circuit(graphs[0].model, scope or graphs[0].origin.scope or "", tuple(groups), dict(edges), prompts)
 
 
 def reply_graphs(model: Model, scope: Scope, prompts: Sequence[str], reply: str) -> list[Graph]:
@@ -185,52 +208,8 @@ def reply_graphs(model: Model, scope: Scope, prompts: Sequence[str], reply: str)
         prompts: the prompts.
         reply: the words, as they follow a prompt.
     """
-    found = []
+    graphs = []
     for prompt in prompts:
         start, whole = len(model.tokens(prompt)), model.tokens(prompt + reply).tolist()
-        found += [trace(model, scope, whole[:end]) for end in range(start, len(whole))]
-    return found
-
-
-def by_outcome(graphs: Sequence[Graph]) -> dict[int, list[Graph]]:
-    """Graphs by the token id of their likeliest outcome."""
-    found: dict[int, list[Graph]] = defaultdict(list)
-    for graph in graphs:
-        found[int(graph.nodes.index[int(graph.edges.weights.argmax())])].append(graph)
-    return found
-
-
-def _features(members: Sequence[Member]) -> list[Group]:
-    """Groups of features: those of one coder."""
-    by_coder: dict[str, list[FeatureRef]] = defaultdict(list)
-    for member in members:
-        by_coder[member.coder].append(FeatureRef(member.coder, None, member.index))
-    return [Group(coder, tuple(sorted(refs))) for coder, refs in by_coder.items()]
-
-
-def _heads(heads: Sequence[Head]) -> list[Group]:
-    """Groups of heads: those of one layer."""
-    layers = sorted({layer for layer, _ in heads})
-    return [
-        Group(f"heads.{layer}", heads=tuple(sorted(each for each in heads if each[0] == layer))) for layer in layers
-    ]
-
-
-def _depth(group: Group) -> tuple[int, bool]:
-    """From below: by layer, heads before features."""
-    layer = group.heads[0][0] if group.heads else int(group.features[0].coder_id.rpartition(".")[2] or 0)
-    return layer, not group.heads
-
-
-def _edges(graphs: Sequence[Graph], groups: Sequence[Group]) -> dict[tuple[str, str], float]:
-    """Mean weights of the edges between the features of groups, over all prompts."""
-    home = {(ref.coder_id, ref.index): group.name for group in groups for ref in group.features}
-    shared = aggregate(graphs)
-    coders = graphs[0].origin.coders
-    owner = [home.get((coders.get(node.place, ""), node.index)) for node in shared.nodes]
-    found: dict[tuple[str, str], float] = defaultdict(float)
-    for edge in shared.edges:
-        source, target = owner[edge.source], owner[edge.target]
-        if source and target:
-            found[source, target] += edge.weight * edge.frequency
-    return dict(found)
+        graphs += [trace(model, scope, whole[:end]) for end in range(start, len(whole))]
+    return graphs

@@ -1,6 +1,6 @@
 """Graph: the attribution graph of one prompt, with its nodes, edges, biases and scores.
 
-It binds the room's pure functions to one object and computes nothing itself; how a graph is made, `trace` knows.
+It binds the room's pure functions to one object and computes nothing itself; `trace` makes graphs.
 """
 
 import json
@@ -16,19 +16,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from glassworks import artefacts
-from glassworks.circuits.checks.check import Check, check
-from glassworks.circuits.checks.control import matched
+from glassworks.circuits.check import Check, check
 from glassworks.circuits.formats import circuit_tracer, neuronpedia
-from glassworks.circuits.nodes import EMBEDDING, ERROR, FEATURE, LOGIT, Nodes
-from glassworks.circuits.origin import Origin
-from glassworks.circuits.prune import prune
-from glassworks.circuits.reading.minimal import Minimal, minimal
-from glassworks.circuits.reading.paths import Path as Route
-from glassworks.circuits.reading.paths import propose, strongest
-from glassworks.circuits.reading.proposals import by_roles
-from glassworks.circuits.reading.summary import summarise
-from glassworks.circuits.scores import Edges, Scores, cumulative, influence, scores
-from glassworks.circuits.supernodes import Supernode
+from glassworks.circuits.minimal import Minimal, minimal
+from glassworks.circuits.nodes import EMBEDDING, ERROR, FEATURE, LOGIT, Nodes, Origin, Supernode
+from glassworks.circuits.reading import Path as Route
+from glassworks.circuits.reading import propose, strongest, summarise
+from glassworks.circuits.scores import Edges, Scores, cumulative, influence, prune, scores
 from glassworks.coders import Scope, load_scope
 from glassworks.edits import FeatureRef
 from glassworks.errors import BadArtefact, BadInput, NotFound, nearest
@@ -100,15 +94,15 @@ class Graph:
         """
         feature, nothing = nodes.of(FEATURE), torch.zeros_like(bias)
         rows = (feature | nodes.of(LOGIT)).nonzero()[:, 0] if rows is None else rows
-        edges = edges_of(nodes, rows, matrix, nothing)
-        found = influence(edges)
-        score = scores(edges, found, feature, nodes.of(ERROR), nodes.of(EMBEDDING))
-        nodes = nodes.with_share(cumulative(found).masked_fill(nodes.of(LOGIT), torch.nan))
-        return cls(origin, nodes, rows, matrix, bias, nothing, nothing.clone(), values, score, scope=scope)
+        graph = cls(origin, nodes, rows, matrix, bias, nothing, nothing.clone(), values, Scores(0.0, 0.0), scope=scope)
+        score = scores(graph.edges, graph.influence, feature, nodes.of(ERROR), nodes.of(EMBEDDING))
+        share = cumulative(graph.influence).masked_fill(nodes.of(LOGIT), torch.nan)
+        return replace(graph, nodes=replace(nodes, share=share), scores=score)
 
     def __repr__(self) -> str:
+        prompt = self.prompt if len(self.prompt) <= 80 else f"{self.prompt[:77]}..."
         return (
-            f"Graph({short(self.prompt)!r}: {len(self.nodes)} nodes ({int(self.nodes.of(FEATURE).sum())} features), "
+            f"Graph({prompt!r}: {len(self.nodes)} nodes ({int(self.nodes.of(FEATURE).sum())} features), "
             f"{self.n_edges} edges, replacement {self.replacement:.2f}, completeness {self.completeness:.2f})"
         )
 
@@ -129,7 +123,7 @@ class Graph:
 
     @property
     def token_texts(self) -> tuple[str, ...]:
-        """What each token shows."""
+        """The text of each token."""
         return self.origin.token_texts
 
     @property
@@ -164,10 +158,11 @@ class Graph:
         """Whether there are features without a row."""
         return bool(self.unexpanded.any())
 
-    @property
+    @cached_property
     def conservation(self) -> Float[Tensor, " t"]:
         """`|sum + bias + rest - value| / (sum |A| + |bias|)` of each row; NaN where the value is not known."""
-        return self._conservation
+        left = self.matrix.sum(1) + self.bias + self.rest - self.values
+        return left.abs() / (self.edges.sizes() + self.bias.abs())
 
     @property
     def residual(self) -> float | None:
@@ -175,28 +170,28 @@ class Graph:
         known = self.conservation[self.conservation.isfinite()]
         return float(known.max()) if len(known) else None
 
-    @property
+    @cached_property
     def edges(self) -> Edges:
-        """The edges as scores and pruning take them."""
-        return self._edges
+        """The edges as scores and pruning take them, weighted by the outcomes' probabilities."""
+        weights = torch.where(self.nodes.of(LOGIT), self.nodes.probability, torch.zeros(()))
+        return Edges(self.matrix, self.rows, self.nodes.levels[self.rows], weights, self.rest_size)
 
-    @property
+    @cached_property
     def influence(self) -> Float[Tensor, " n"]:
         """Influence of every node on the logits over all paths of this graph, weighted by their probabilities."""
-        return self._influence
-
-    @cached_property
-    def _conservation(self) -> Tensor:
-        left = self.matrix.sum(1) + self.bias + self.rest - self.values
-        return left.abs() / (self.edges.sizes() + self.bias.abs())
-
-    @cached_property
-    def _edges(self) -> Edges:
-        return edges_of(self.nodes, self.rows, self.matrix, self.rest_size)
-
-    @cached_property
-    def _influence(self) -> Tensor:
         return influence(self.edges)
+
+    @property
+    def best(self) -> int:
+        """The number of the outcome with the largest weight."""
+        return int(torch.where(self.nodes.of(LOGIT), self.edges.weights, torch.full((), -1.0)).argmax())
+
+    @property
+    def ranked_features(self) -> list[int]:
+        """The numbers of all features, the most influential first."""
+        feature = self.nodes.of(FEATURE)
+        order = torch.where(feature, self.influence, torch.full((), -1.0)).argsort(descending=True, stable=True)
+        return order[: int(feature.sum())].tolist()
 
     def dense(self, order: str = "glassworks") -> tuple[Float[Tensor, "n n"], Nodes]:
         """The direct effects as a square matrix: rows are targets, columns are sources; and its table of nodes.
@@ -255,24 +250,24 @@ class Graph:
             rest_size=self.rest_size[rows] + lost.abs().sum(1),
             values=self.values[rows],
             supernodes={},
-            pinned=[numbers[each] for each in self.pinned if nodes[each]],
+            pinned=[numbers[old] for old in self.pinned if nodes[old]],
         )
         for name, group in self.supernodes.items():
-            small.group(name, [numbers[each] for each in group.nodes if nodes[each]])
+            small.group(name, [numbers[old] for old in group.nodes if nodes[old]])
         return small
 
     def supernode(self, name: str, numbers: Sequence[int]) -> Supernode:
         """A named group of nodes, by their numbers in the table; BadInput for a number that does not exist."""
-        wrong = [each for each in numbers if not 0 <= each < len(self.nodes)]
+        wrong = [number for number in numbers if not 0 <= number < len(self.nodes)]
         if wrong:
             raise BadInput(f"There is no node {wrong[0]}; the graph has nodes 0 to {len(self.nodes) - 1}.")
-        members = tuple(dict.fromkeys(numbers))
+        nodes = tuple(dict.fromkeys(numbers))
         features = tuple(
             FeatureRef(self.origin.coders.get(node.place, ""), node.position, node.index)
-            for node in self.nodes.select(torch.tensor(members, dtype=torch.long))
+            for node in self.nodes.select(torch.tensor(nodes, dtype=torch.long))
             if node.kind == FEATURE
         )
-        return Supernode(name, members, features, self.scope)
+        return Supernode(name, nodes, features, self.scope)
 
     def group(self, name: str, numbers: Sequence[int]) -> Supernode:
         """Name a group of nodes, to be saved with the graph; a group of that name is replaced."""
@@ -288,7 +283,7 @@ class Graph:
             position: only features at this token; negative ones count from the end.
 
         Raises:
-            NotFound: there is none; the message tells the nearest labels.
+            NotFound: there is none; the message names the nearest labels.
             BadInput: the prompt has no such token.
         """
         wanted = self.nodes.of(FEATURE)
@@ -298,12 +293,12 @@ class Graph:
             if not -len(self.tokens) <= position < len(self.tokens):
                 raise BadInput(f"There is no token {position}; the prompt has {len(self.tokens)}.")
             wanted = wanted & (self.nodes.position == position % len(self.tokens))
-        candidates = wanted.nonzero()[:, 0].tolist()
-        found = [each for each in candidates if text.casefold() in self.nodes.labels[each].casefold()]
-        if not found:
-            labels = dict.fromkeys(self.nodes.labels[each] for each in candidates if self.nodes.labels[each])
-            raise NotFound(f"No active feature's label holds {text!r}; {nearest(text, labels)}.")
-        return self.supernode(text, found)
+        labels = {number: self.nodes.labels[number] for number in wanted.nonzero()[:, 0].tolist()}
+        numbers = [number for number, label in labels.items() if text.casefold() in label.casefold()]
+        if not numbers:
+            known = dict.fromkeys(label for label in labels.values() if label)
+            raise NotFound(f"No active feature's label holds {text!r}; {nearest(text, known)}.")
+        return self.supernode(text, numbers)
 
     def matched(self, group: Supernode, random: Random) -> Supernode:
         """As many other active features, each of the same layer and like activation: the control for a group.
@@ -315,32 +310,21 @@ class Graph:
         Raises:
             BadInput: a layer has too few other active features.
         """
-        return self.supernode(f"like {group.name}", matched(self.nodes, torch.tensor(group.nodes), random))
+        return self.supernode(f"like {group.name}", self.nodes.matched(torch.tensor(group.nodes), random))
 
     def between(self, source: Supernode, target: Supernode) -> float:
         """The edge between two supernodes: the sum of the edges between their nodes."""
-        columns = [each for each in source.nodes if each < self.matrix.shape[1]]
+        columns = [number for number in source.nodes if number < self.matrix.shape[1]]
         rows = torch.isin(self.rows, torch.tensor(target.nodes))
         return float(self.matrix[rows][:, columns].sum())
 
-    def proposed(self, by: str = "labels") -> list[Supernode]:
-        """Supernodes proposed from what features share, the most influential first; deterministic.
-
-        Args:
-            by: `labels`: words of the label, at the same layer and token; or `roles`: where their inputs come from and
-                their outputs go, labels, and, with the scope at hand, what they read and write; see `proposals`.
-
-        Raises:
-            BadInput: there is no such way.
-        """
-        if by not in ("labels", "roles"):
-            raise BadInput(f"There is no way {by!r} to group features; there are 'labels' and 'roles'.")
-        found = propose(self.nodes, self.influence) if by == "labels" else by_roles(self)
-        return [self.supernode(name, numbers) for name, numbers in found]
+    def proposed(self) -> list[Supernode]:
+        """Supernodes proposed for features of one layer and token whose labels share words, the strongest first."""
+        return [self.supernode(name, numbers) for name, numbers in propose(self.nodes, self.influence)]
 
     def summary(self) -> str:
         """The graph in plain sentences: what is explained, by which tokens, features and paths, and what is missing."""
-        return summarise(self, self.scores, self.paths())
+        return summarise(self)
 
     def paths(self, k: int = 5) -> list[Route]:
         """The k strongest paths from an embedding to the likeliest outcome, through supernodes; see `paths`."""
@@ -443,7 +427,7 @@ class Graph:
         tensors = {name: getattr(self, name) for name in ROW_TENSORS} | self.nodes.tensors()
         groups = [{"name": name, "nodes": list(group.nodes)} for name, group in self.supernodes.items()]
         tables = {"labels": self.nodes.labels, "supernodes": {"supernodes": groups, "pinned": self.pinned}}
-        parents = [each for each in (self.origin.model, self.origin.scope) if each]
+        parents = [name for name in (self.origin.model, self.origin.scope) if name]
         return artefacts.write(path, "graph", fields, {"graph": tensors}, tables, parents)
 
 
@@ -468,19 +452,8 @@ def load_graph(path: str | Path, scope: Scope | None = None) -> Graph:
         nodes = Nodes(**tensors, labels=tuple(stored.table("labels")))
         origin, pinned = Origin.read(stored.fields), tables["pinned"]
         graph = Graph(origin, nodes, rows, matrix, bias, rest, size, values, found, {}, pinned, scope)
-        for each in tables["supernodes"]:
-            graph.group(each["name"], each["nodes"])
+        for group in tables["supernodes"]:
+            graph.group(group["name"], group["nodes"])
     except (KeyError, TypeError) as error:
         raise BadArtefact(f"The graph {stored.path} lacks or misstates {error}; trace the prompt again.") from error
     return graph
-
-
-def short(text: str, most: int = 80) -> str:
-    """The start of a text, where it is long."""
-    return text if len(text) <= most else f"{text[: most - 3]}..."
-
-
-def edges_of(nodes: Nodes, rows: Tensor, matrix: Tensor, rest: Tensor) -> Edges:
-    """The edges of a node table's rows, weighted by the outcomes' probabilities."""
-    weights = torch.where(nodes.of(LOGIT), nodes.probability, torch.zeros(()))
-    return Edges(matrix, rows, nodes.levels[rows], weights, rest)

@@ -12,18 +12,15 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from glassworks.circuits.budget import Budget
-from glassworks.circuits.engine.chosen import approximate, masked_positions, part_of, replacement
-from glassworks.circuits.engine.freeze import Captured, Weights
+from glassworks.circuits.engine.freeze import Weights
 from glassworks.circuits.engine.jacobian import collect_cuts, derivatives, record
 from glassworks.circuits.engine.local import LocalModel, folded_weights, localise, run
-from glassworks.circuits.engine.rows import Progress, Rows, explore
-from glassworks.circuits.engine.sources import Sources
+from glassworks.circuits.engine.rows import Budget, Progress, Rows, explore
+from glassworks.circuits.engine.sources import Sources, approximate, masked_positions, part_of, replacement
 from glassworks.circuits.graph import Graph
-from glassworks.circuits.nodes import EMBEDDING, ERROR, FEATURE, Nodes
-from glassworks.circuits.origin import Origin
-from glassworks.circuits.outcomes import Asked, Outcomes, choose, continued, sites_of
-from glassworks.coders import Coder, Scope
+from glassworks.circuits.nodes import EMBEDDING, ERROR, FEATURE, Nodes, Origin
+from glassworks.circuits.targets import Outcome, Outcomes, choose, resolve
+from glassworks.coders import Scope
 from glassworks.errors import BadInput
 from glassworks.models import Model, Prompt
 
@@ -33,7 +30,7 @@ def trace(
     scope: Scope | None,
     prompt: Prompt,
     *,
-    targets: Asked = None,
+    targets: Outcome | Sequence[Outcome] | None = None,
     budget: Budget | None = None,
     progress: Progress | None = None,
     resume: Graph | None = None,
@@ -50,7 +47,7 @@ def trace(
             `Direction` (at any position) and `Continuation` (tokens that follow) of `glassworks.circuits`. By default
             the smallest set of next tokens with a probability of 0.95, at most 10.
         budget: how much to compute; by default all rows. Ctrl-C ends the work early and keeps what is done.
-        progress: told while rows are computed; see `rows.Progress`.
+        progress: called while rows are computed; see `rows.Progress`.
         resume: an unfinished graph of the same prompt, whose rows are not computed again.
 
     Returns:
@@ -71,8 +68,8 @@ def trace(
     if names := approximate(replacement(model, scope)):
         if resume is not None or not budget.all:
             raise BadInput(f"The coders {', '.join(names)} have approximate edges only: no budgets and no resuming.")
-        return _approximate(model, scope, prompt, targets, names)
-    start = _start(model, scope, prompt, targets, folded_weights(model))
+        return _approximate(_Run(model, scope, prompt, targets), names, began)
+    start = _Run(model, scope, prompt, targets).start(folded_weights(model))
     rows = Rows(start.local, budget)
     if resume is not None:
         _adopt(rows, start, resume)
@@ -85,7 +82,7 @@ def traces(
     scope: Scope | None,
     prompts: Sequence[Prompt],
     *,
-    targets: Asked = None,
+    targets: Outcome | Sequence[Outcome] | None = None,
     budget: Budget | None = None,
     progress: Progress | None = None,
 ) -> list[Graph]:
@@ -102,24 +99,11 @@ def traces(
     if approximate(replacement(model, scope)):
         return [trace(model, scope, prompt, targets=targets, budget=budget) for prompt in prompts]
     began, budget, weights = time.perf_counter(), budget or Budget(), folded_weights(model)
-    starts = [_start(model, scope, prompt, targets, weights) for prompt in prompts]
+    starts = [_Run(model, scope, prompt, targets).start(weights) for prompt in prompts]
     rows = [Rows(start.local, budget) for start in starts]
     interrupted = explore(rows, budget, began, progress)
     facts = {"seconds": (time.perf_counter() - began) / max(1, len(prompts)), "interrupted": interrupted}
-    return [_graph(start, each, scope, facts) for start, each in zip(starts, rows, strict=True)]
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class _Seen:
-    """A prompt and the model's run on it."""
-
-    origin: Origin
-    tokens: Tensor
-    coders: tuple[Coder, ...]
-    captured: Captured
-    masked: Tensor
-    outcomes: Outcomes
+    return [_graph(start, done, scope, facts) for start, done in zip(starts, rows, strict=True)]
 
 
 @final
@@ -132,45 +116,52 @@ class _Start:
     nodes: Nodes
 
 
-@torch.no_grad()
-def _see(model: Model, scope: Scope | None, prompt: Prompt, targets: Asked) -> _Seen:
-    coders = replacement(model, scope)
-    tokens, asked = continued(model, prompt, targets)
-    captured = run(model, coders, tokens, sites_of(scope, asked))
-    outcomes = choose(model, scope, captured, asked)
-    texts = tuple(map(model.token_text, tokens.tolist()))
-    more = "".join(texts[len(model.tokens(prompt)) :])
-    origin = Origin(
-        model=model.name,
-        scope="" if scope is None else scope.name,
-        prompt=prompt + more if isinstance(prompt, str) else "".join(texts),
-        tokens=tuple(tokens.tolist()),
-        token_texts=texts,
-        coders={f"{part_of(coder)}.{coder.reads[0].layer}": coder.id for coder in coders},
-        facts={"predictions": _predictions(model, captured), "targets": list(outcomes.plain)},
-    )
-    return _Seen(origin, tokens, coders, captured, masked_positions(scope, texts).to(model.device), outcomes)
+@final
+class _Run:
+    """A prompt and the model's run on it."""
+
+    @torch.no_grad()
+    def __init__(self, model: Model, scope: Scope | None, prompt: Prompt, targets: Any) -> None:
+        self.model, self.scope, self.coders = model, scope, replacement(model, scope)
+        self.tokens, reads = resolve(model, prompt, targets)
+        sites = [site for read in reads for site in read.sites(scope)]
+        self.captured = run(model, self.coders, self.tokens, sites)
+        self.outcomes = choose(model, scope, self.captured, reads)
+        texts = tuple(map(model.token_text, self.tokens.tolist()))
+        self.masked = masked_positions(scope, texts).to(model.device)
+        best = self.captured["logits"][-1].float().softmax(0).topk(min(10, model.vocab_size))
+        predictions = [
+            {"token": model.token_text(token), "id": token, "probability": probability}
+            for token, probability in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        ]
+        more = "".join(texts[len(model.tokens(prompt)) :])
+        self.origin = Origin(
+            model=model.name,
+            scope="" if scope is None else scope.name,
+            prompt=prompt + more if isinstance(prompt, str) else "".join(texts),
+            tokens=tuple(self.tokens.tolist()),
+            token_texts=texts,
+            coders={f"{part_of(coder.writes[0])}.{coder.reads[0].layer}": coder.id for coder in self.coders},
+            facts={"predictions": predictions, "targets": list(self.outcomes.plain)},
+        )
+
+    def start(self, weights: Sequence[Weights]) -> _Start:
+        """Freeze the model on the prompt."""
+        local = localise(self.model, self.coders, self.captured, self.masked, self.outcomes, weights)
+        return _Start(local, self.origin, node_table(self.model, self.scope, self.tokens, local.sources, self.outcomes))
 
 
-def _start(model: Model, scope: Scope | None, prompt: Prompt, targets: Asked, weights: Sequence[Weights]) -> _Start:
-    seen = _see(model, scope, prompt, targets)
-    local = localise(model, seen.coders, seen.captured, seen.masked, seen.outcomes, weights)
-    return _Start(local, seen.origin, node_table(model, scope, seen.tokens, local.sources, seen.outcomes))
-
-
-def _approximate(model: Model, scope: Scope | None, prompt: Prompt, targets: Asked, names: Sequence[str]) -> Graph:
+def _approximate(run: _Run, names: Sequence[str], began: float) -> Graph:
     """A graph by derivatives; none of its values are known to be the sum of its edges."""
-    began = time.perf_counter()
-    seen = _see(model, scope, prompt, targets)
     with torch.no_grad():
-        sources, writes = collect_cuts(seen.coders, seen.captured, seen.masked)
-    recorded = record(model, seen.coders, seen.tokens, seen.outcomes.targets)
-    matrix = derivatives(model, recorded, sources, writes, seen.outcomes.targets)
+        sources, writes = collect_cuts(run.coders, run.captured, run.masked)
+    recorded = record(run.model, run.coders, run.tokens, run.outcomes.targets)
+    matrix = derivatives(run.model, recorded, sources, writes, run.outcomes.targets)
     facts = {"seconds": time.perf_counter() - began, "interrupted": False, "approximate": list(names)}
-    unknown = torch.full((len(matrix),), torch.nan)
-    origin = replace(seen.origin, facts={**facts, **seen.origin.facts})
-    nodes = node_table(model, scope, seen.tokens, sources, seen.outcomes)
-    return Graph.build(origin, nodes, matrix, torch.zeros(len(matrix)), unknown, scope)
+    origin = replace(run.origin, facts={**facts, **run.origin.facts})
+    nodes = node_table(run.model, run.scope, run.tokens, sources, run.outcomes)
+    bias, unknown = torch.zeros(len(matrix)), torch.full((len(matrix),), torch.nan)
+    return Graph.build(origin, nodes, matrix, bias, unknown, run.scope)
 
 
 def _adopt(rows: Rows, start: _Start, graph: Graph) -> None:
@@ -200,21 +191,12 @@ def _graph(start: _Start, rows: Rows, scope: Scope | None, facts: dict[str, Any]
     return Graph.build(origin, start.nodes, matrix, bias, local.values[targets], scope, nodes)
 
 
-def _predictions(model: Model, captured: Captured) -> list[dict[str, Any]]:
-    best = captured["logits"][-1].float().softmax(0).topk(min(10, model.vocab_size))
-    return [
-        {"token": model.token_text(token), "id": token, "probability": probability}
-        for token, probability in zip(best.indices.tolist(), best.values.tolist(), strict=True)
-    ]
-
-
 def node_table(model: Model, scope: Scope | None, tokens: Tensor, sources: Sources, outcomes: Outcomes) -> Nodes:
     """The nodes of a whole graph: every source in the order of its column, then the outcomes."""
     parts = []
     for active in sources.active:
-        columns = {"layer": torch.full_like(active.index, active.layer), "position": active.position}
-        columns |= {"part": torch.full_like(active.index, active.part)}
-        columns |= {"index": active.index, "activation": active.value}
+        columns = {name: torch.full_like(active.index, getattr(active, name)) for name in ("layer", "part")}
+        columns |= {"position": active.position, "index": active.index, "activation": active.value}
         labels = [scope.label(active.coder.id, index) if scope else "" for index in active.index.tolist()]
         parts.append(Nodes.build(FEATURE, columns, labels))
     layers, part, positions = sources.errors.unbind(1)

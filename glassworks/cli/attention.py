@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from glassworks.cli.options import Json
-from glassworks.cli.trace import scope_of
+from glassworks.cli.options import Json, opened
+from glassworks.cli.trace import scope_of, write_explained
 from glassworks.errors import BadInput, NotFound
 
 if TYPE_CHECKING:
     from glassworks.circuits import Attention, Graph
 
-SHOWN_EDGES, SHOWN_SCORES, SHOWN_HEADS, SHOWN_PAIRS = 8, 3, 4, 5
+MOST_EDGES, MOST_SCORES, MOST_HEADS, MOST_PAIRS = 8, 3, 4, 5
 
 
 def attention(
@@ -37,66 +37,63 @@ def attention(
     from rich.console import Console
 
     with Console(stderr=True).status("Opening the model ..."):
-        found = _open(graph, model, scope)
+        import glassworks as gw
+        from glassworks.circuits import attention_values, edge_values, explain_attention, score_values
+
+        folder = Path(graph)
+        if folder.exists():
+            traced = opened(folder)
+            name = scope or traced.origin.scope or "none"
+            found = explain_attention(gw.load_model(model or traced.model), traced, scope_of(name, traced.model))
+        elif len(graph.split()) < 2 and ("/" in graph or "\\" in graph):
+            raise NotFound(f"There is no folder {graph}; make a graph with `glassworks trace --out`, or give a prompt.")
+        else:
+            loaded, coders = gw.load_model(model or "smallworld"), scope_of(scope, model or "smallworld")
+            found = explain_attention(loaded, gw.trace(loaded, coders, graph), coders)
+            traced = found.graph
     with Console(stderr=True).status("Taking heads apart ..."):
-        result = _explain(found, edge or [], head, at)
+        result: dict[str, Any] = {"prompt": traced.prompt, "tokens": list(traced.token_texts)}
+        if edge or head:
+            pairs = [_ends(traced, text) for text in edge or []]
+            result["edges"] = [edge_values(found.edge(source, target)) for source, target in pairs]
+            scores = [] if head is None else [found.score(*_where(found, head, at))]
+            result["scores"] = [score_values(found, score) for score in scores]
+        else:
+            values = attention_values(found, MOST_EDGES, MOST_SCORES)
+            result |= {name: [*values[name].values()] for name in ("edges", "scores")}
         if out is not None:
-            result["files"] = _write(found, out)
-    print(json.dumps(result, ensure_ascii=False)) if as_json else _tell(found.graph, result)
+            files = {"json": out / "graph.json", "page": out / "graph.html"}
+            write_explained(traced, found, files)
+            result["files"] = {name: str(path) for name, path in files.items()}
+    print(json.dumps(result, ensure_ascii=False)) if as_json else _print(traced, result)
 
 
-def _open(reference: str, model: str | None, scope: str | None) -> "Attention":
-    import glassworks as gw
-    from glassworks.circuits import explain_attention
-
-    folder = Path(reference)
-    if folder.exists():
-        graph = gw.load_graph(folder / "graph" if (folder / "graph").is_dir() else folder)
-        name = scope or graph.origin.scope or "none"
-        return explain_attention(gw.load_model(model or graph.model), graph, scope_of(name, graph.model))
-    if len(reference.split()) < 2 and ("/" in reference or "\\" in reference):
-        raise NotFound(f"There is no folder {reference}; make a graph with `glassworks trace --out`, or give a prompt.")
-    loaded, coders = gw.load_model(model or "smallworld"), scope_of(scope, model or "smallworld")
-    return explain_attention(loaded, gw.trace(loaded, coders, reference), coders)
-
-
-def _explain(attention: "Attention", edges: list[str], head: str | None, at: str | None) -> dict[str, Any]:
-    from glassworks.circuits import attention_values, edge_values, score_values
-
-    facts = {"prompt": attention.graph.prompt, "tokens": list(attention.graph.token_texts)}
-    if not edges and head is None:
-        found = attention_values(attention, SHOWN_EDGES, SHOWN_SCORES)
-        return {**facts, "edges": [*found["edges"].values()], "scores": [*found["scores"].values()]}
-    pairs = [tuple(_node(attention.graph, name, side) for side, name in enumerate(_ends(each))) for each in edges]
-    told = [edge_values(attention.edge(source, target)) for source, target in pairs]
-    scores = [] if head is None else [score_values(attention, attention.score(*_where(attention, head, at)))]
-    return {**facts, "edges": told, "scores": scores}
-
-
-def _ends(text: str) -> tuple[str, str]:
-    source, arrow, target = text.partition(">")
-    if not arrow or not source.strip() or not target.strip():
+def _ends(graph: "Graph", text: str) -> tuple[int, int]:
+    """Source and target of `SOURCE > TARGET`: nodes by number, or the most influential whose label holds a text."""
+    names = [name.strip() for name in text.partition(">")[::2]]
+    if not all(names):
         raise BadInput(f"The edge {text!r} is not written SOURCE > TARGET; name nodes by number or label.")
-    return source.strip(), target.strip()
-
-
-def _node(graph: "Graph", name: str, side: int) -> int:
-    """A node by number, or the most influential that shows a text; of an edge's source or target."""
-    if name.isdecimal():
-        return int(name)
     order = (graph.influence + graph.edges.weights).argsort(descending=True, stable=True).tolist()
-    fits = set(graph.rows.tolist()) if side else set(range(graph.nodes.sources))
-    found = [each for each in order if each in fits and name.casefold() in graph.nodes.labels[each].casefold()]
-    if not found:
-        raise NotFound(f"No node that can be an edge's {('source', 'target')[side]} shows {name!r}.")
-    return found[0]
+    ends = []
+    for name, side, fits in zip(
+        names, ("source", "target"), (range(graph.nodes.sources), graph.rows.tolist()), strict=True
+    ):
+        if name.isdecimal():
+            ends.append(int(name))
+            continue
+        label, allowed = name.casefold(), set(fits)
+        nodes = [each for each in order if each in allowed and label in graph.nodes.labels[each].casefold()]
+        if not nodes:
+            raise NotFound(f"No node that can be an edge's {side} shows {name!r}.")
+        ends.append(nodes[0])
+    return ends[0], ends[1]
 
 
 def _where(attention: "Attention", head: str, at: str | None) -> tuple[int, ...]:
     """Layer, head, query and key, perhaps the key to compare with."""
     numbers, places = head.split("."), [] if at is None else at.split(",")
     right = len(numbers) == 2 and (at is None or len(places) in (2, 3))
-    if not right or not all(each.strip().removeprefix("-").isdecimal() for each in (*numbers, *places)):
+    if not right or not all(text.strip().removeprefix("-").isdecimal() for text in (*numbers, *places)):
         raise BadInput(
             f"Heads are written LAYER.HEAD and positions QUERY,KEY or QUERY,KEY,OTHER, as in 2.3 and -1,4; "
             f"got {head}{'' if at is None else f' and {at}'}."
@@ -105,20 +102,7 @@ def _where(attention: "Attention", head: str, at: str | None) -> tuple[int, ...]
     return (layer, number, *(map(int, places) if places else attention.strongest(layer, number)))
 
 
-def _write(attention: "Attention", folder: Path) -> dict[str, str]:
-    """The pruned graph's JSON with what Neuronpedia calls QK tracing, and the page with heads and scores."""
-    from glassworks.circuits import annotate
-    from glassworks.notebook import write_html
-
-    graph, files = attention.graph, {"json": folder / "graph.json", "page": folder / "graph.html"}
-    small = attention.part(graph.prune())
-    write_html(graph, files["page"], attention=attention)
-    data = annotate(small.graph.to_json(folder.name), small)
-    files["json"].write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")
-    return {name: str(path) for name, path in files.items()}
-
-
-def _tell(graph: "Graph", result: dict[str, Any]) -> None:
+def _print(graph: "Graph", result: dict[str, Any]) -> None:
     from rich.console import Console
 
     console = Console(highlight=False, soft_wrap=True)
@@ -129,14 +113,14 @@ def _tell(graph: "Graph", result: dict[str, Any]) -> None:
         console.print(f"{source} -> {target}", markup=False)
         if not edge["heads"]:
             console.print("     past all heads: it stays at its token")
-        for each in edge["heads"][:SHOWN_HEADS]:
-            way = f"{texts[each['key']]} -> {texts[each['query']]}"
-            console.print(f"     {each['share']:7.1%}  head {each['layer']}.{each['head']}  {way}", markup=False)
+        for head in edge["heads"][:MOST_HEADS]:
+            way = f"{texts[head['key']]} -> {texts[head['query']]}"
+            console.print(f"     {head['share']:7.1%}  head {head['layer']}.{head['head']}  {way}", markup=False)
     for score in result["scores"]:
         console.print(f"[bold]Head {score['layer']}.{score['head']}[/bold]  ", end="")
         way = f"looks from {texts[score['query']]!r} to {texts[score['key']]!r}"
         console.print(f"{way}: attention {score['weight']:.1%}, score {score['score']:+.3g}, made of", markup=False)
-        for pair in score["pairs"][:SHOWN_PAIRS]:
+        for pair in score["pairs"][:MOST_PAIRS]:
             query, key = (_source(texts, pair[side]) for side in ("query", "key"))
             console.print(f"     {pair['value']:+7.3f}  {query}  x  {key}", markup=False)
     for name, path in result.get("files", {}).items():

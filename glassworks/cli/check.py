@@ -36,38 +36,35 @@ def check(
     with Console(stderr=True).status("Changing the model ..."):
         real = load_model(model or loaded.model)
         found = loaded.check(real, interventions=interventions, seed=seed)
-    print(json.dumps(found.plain(), ensure_ascii=False)) if as_json else _tell(found)
+    print(json.dumps(found.plain(), ensure_ascii=False)) if as_json else _print(found)
     raise typer.Exit(0 if found.passed else 1)
 
 
-def _tell(found: "Check") -> None:
+def _print(found: "Check") -> None:
+    """Heading and text of every finding."""
     from rich.console import Console
 
-    console = Console(highlight=False, soft_wrap=True)
-    for heading, text in _lines(found):
-        console.print(f"[bold]{heading}[/bold]  ", end="")
-        console.print(text, markup=False)
-
-
-def _lines(found: "Check") -> list[tuple[str, str]]:
-    """Heading and text of every finding."""
-    edges, again, circuit = found.direct, found.replay, found.silenced
+    edges, replay, circuit = found.direct, found.replay, found.silenced
     known = found.residual == found.residual
     lines = [("Rows", f"add up to within {found.residual:.0e}" if known else "of another program, without biases")]
     if edges is not None:
         sources = ", ".join(f"{count} {kind}s" for kind, count in edges.sources.items())
         text = f"{edges.pairs:,} of {sources}: the frozen model differs by {edges.worst:.0e} of a row at the most"
         lines.append(("Edges", text))
-    if again is not None:
-        errors = "keeps" if again.agrees else "changes"
-        text = f"features, errors and biases rebuild the logits to within {again.logits:.0e}; "
-        lines.append(("Replay", f"{text}leaving the errors out {errors} the first token (KL {again.divergence:.3f})"))
-    for mode, each in found.effects.items():
-        text = f"outcomes r {each.outcomes}, chance up to {each.shuffled:.2f}; features r {each.features}; "
-        lines.append((f"Predicted, {mode}", f"{text}random features' outcomes r {each.random}"))
+    if replay is not None:
+        errors = "keeps" if replay.agrees else "changes"
+        text = f"features, errors and biases rebuild the logits to within {replay.logits:.0e}; "
+        lines.append(("Replay", f"{text}leaving the errors out {errors} the first token (KL {replay.divergence:.3f})"))
+    for mode, effects in found.effects.items():
+        text = f"outcomes r {effects.outcomes}, chance up to {effects.shuffled:.2f}; features r {effects.features}; "
+        lines.append((f"Predicted, {mode}", f"{text}random features' outcomes r {effects.random}"))
     if circuit is not None:
         text = f"{circuit.size} strongest features move the outcomes by {circuit.circuit:.3g}; as many random ones by "
         mean, most = sum(circuit.random) / len(circuit.random), max(circuit.random)
         text += f"{mean:.3g}, {most:.3g} at the most (p {circuit.p:.2f})"
         lines.append(("Silenced", text))
-    return [*lines, *(("Wrong", each) for each in found.failures), ("Passed", "yes" if found.passed else "no")]
+    lines += [*(("Wrong", failure) for failure in found.failures), ("Passed", "yes" if found.passed else "no")]
+    console = Console(highlight=False, soft_wrap=True)
+    for heading, text in lines:
+        console.print(f"[bold]{heading}[/bold]  ", end="")
+        console.print(text, markup=False)

@@ -1,6 +1,5 @@
 """`glassworks batch`, `diff` and `weights`: beyond one prompt."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +10,7 @@ from glassworks.cli.trace import HOME, scope_of, slug
 from glassworks.errors import BadInput
 
 if TYPE_CHECKING:
-    from glassworks.circuits import Aggregate, Difference, Prediction, Stability
+    from glassworks.circuits import Aggregate
 
 Scope = Annotated[str | None, typer.Option("--scope", "-s", help="The transcoders; the model's own if unset.")]
 CHUNK = 8
@@ -21,49 +20,55 @@ MOST = 12
 
 
 def batch(
-    file: Annotated[Path, typer.Argument(help="A text file: a prompt a line; empty lines part sets of paraphrases.")],
+    file: Annotated[Path, typer.Argument(help="A text file: one prompt per line.")],
     model: Model = "smallworld",
     scope: Scope = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the graphs and the aggregate.")] = None,
-    unseen: Annotated[
-        Path | None, typer.Option("--unseen", help="Prompts to predict edits on: a prompt a line.")
-    ] = None,
+    unseen: Annotated[Path | None, typer.Option("--unseen", help="Prompts to predict edits on: one per line.")] = None,
     size: Annotated[int, typer.Option("--size", help="How many features the predicting circuit has.")] = 8,
     seed: Annotated[int, typer.Option("--seed", help="Of what is drawn.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Trace many prompts: what recurs, whether paraphrases agree, and what the circuit predicts on other prompts."""
+    """Trace many prompts: what recurs, and what the circuit predicts on other prompts."""
     from rich.console import Console
 
-    sets = _sets(lines_of(file))
-    others = [each for each in lines_of(unseen) if each] if unseen else []
+    prompts = [line for line in lines_of(file) if line.strip()]
+    if not prompts:
+        raise BadInput("The file has no prompts; write one per line.")
+    others = [line for line in lines_of(unseen) if line] if unseen else []
     folder = out or HOME / slug(file.stem)
     with Console(stderr=True).status("Loading the model ...") as status:
         import glassworks as gw
         from glassworks import artefacts
-        from glassworks.circuits import aggregate, predict, stability, traces
+        from glassworks.circuits import aggregate, predict, traces
 
         artefacts.check_output(folder / "aggregate", "aggregate")
         loaded, coders = gw.load_model(model), scope_of(scope, model)
-        prompts = [prompt for each in sets for prompt in each]
         graphs = []
         for start in range(0, len(prompts), CHUNK):
             status.update(f"Tracing ... {start} of {len(prompts)} prompts")
             graphs += traces(loaded, coders, prompts[start : start + CHUNK])
         status.update("Comparing ...")
         found = aggregate(graphs)
-        places = iter(graphs)
-        stable = stability([[next(places) for _ in each] for each in sets], seed) if _several(sets) else None
         predicted = predict(loaded, coders, graphs, others, size, seed) if others else None
     found.save(folder / "aggregate")
     for number, graph in enumerate(graphs, 1):
         graph.save(folder / f"{number:03}-{slug(graph.prompt)}")
-    parts = {"aggregate": found, "stability": stable, "prediction": predicted}
     if as_json:
-        told = {name: part.plain() for name, part in parts.items() if part is not None}
-        print(json.dumps(told | {"folder": str(folder)}, ensure_ascii=False))
-    else:
-        show(_recurring(found) | _stable(stable) | _predicted(predicted) | {"written": str(folder)}, False)
+        result: dict[str, Any] = {"aggregate": found.plain()}
+        result |= {} if predicted is None else {"prediction": predicted.plain()}
+        show(result | {"folder": str(folder)}, as_json)
+        return
+    facts = _recurring(found)
+    if predicted is not None:
+        facts |= {
+            "unseen prompts": f"edits predicted with r {predicted.predicted} ({predicted.predicted.pairs} edits)",
+            "random circuit": f"r {predicted.control}; its edits by the circuit's numbers: r {predicted.swapped}",
+            "better by": _interval(predicted.better),
+            "one feature": f"moves the outcome by {_interval(predicted.moved)}",
+            "a random one": f"by {_interval(predicted.moved_random)}",
+        }
+    show(facts | {"written": str(folder)}, as_json)
 
 
 def diff(
@@ -74,23 +79,32 @@ def diff(
     ] = "feature",
     as_json: Json = False,
 ) -> None:
-    """Tell how two graphs differ: two prompts, a base model and its instruct version, or two sizes."""
+    """Show how two graphs differ: two prompts, a base model and its instruct version, or two sizes."""
     from glassworks.circuits import compare
 
     found = compare(opened(first), opened(second), by)
-    show(found.plain() if as_json else _differs(found), as_json)
+    if as_json:
+        show(found.plain(), as_json)
+        return
+    facts: dict[str, Any] = {"similarity": found.similarity, "tokens": found.tokens, "edges": found.edges}
+    for name, changes in {"nodes that differ": found.nodes, "edges that differ": found.links}.items():
+        facts[name] = [
+            {"what": change.name, "kind": change.kind, "first": change.first, "second": change.second}
+            for change in changes[:MOST]
+        ]
+    show(facts, as_json)
 
 
 def weights(
     feature: Annotated[str, typer.Argument(help="The feature that is fed, like mlp_in.2/17.")],
-    text: Annotated[Path, typer.Option("--text", help="Text that it is active on: a prompt a line.")],
+    text: Annotated[Path, typer.Option("--text", help="Text that it is active on: one prompt per line.")],
     model: Model = "smallworld",
     scope: Scope = None,
-    most: Annotated[int, typer.Option("--most", help="How many sources to tell.")] = 20,
+    most: Annotated[int, typer.Option("--most", help="How many sources to print.")] = 20,
     as_json: Json = False,
 ) -> None:
-    """Tell which features feed a feature on every prompt: virtual weights, corrected for co-activation."""
-    prompts = [each for each in lines_of(text) if each]
+    """Show which features feed a feature on every prompt: virtual weights, corrected for co-activation."""
+    prompts = [line for line in lines_of(text) if line]
     from glassworks import load_model
     from glassworks.circuits import inputs_of
 
@@ -101,78 +115,31 @@ def weights(
     show(found, as_json)
 
 
-def _sets(lines: list[str]) -> list[list[str]]:
-    """Prompts, in sets that empty lines part; BadInput where there are none."""
-    sets: list[list[str]] = [[]]
-    for line in lines:
-        sets = [*sets, []] if not line.strip() else [*sets[:-1], [*sets[-1], line]]
-    found = [each for each in sets if each]
-    if not found:
-        raise BadInput("The file has no prompts; write one a line.")
-    return found
-
-
-def _several(sets: list[list[str]]) -> bool:
-    return len(sets) > 1 and min(map(len, sets)) > 1
-
-
 def _recurring(found: "Aggregate") -> dict[str, Any]:
     features = [
         {
-            "feature": each.name,
-            "place": each.place,
-            "prompts": f"{each.prompts} of {len(found.prompts)}",
-            "influence": each.influence,
-            "activation": each.activation,
+            "feature": node.name,
+            "place": node.place,
+            "prompts": f"{node.prompts} of {len(found.prompts)}",
+            "influence": node.influence,
+            "activation": node.activation,
         }
-        for each in found.features[:MOST]
+        for node in found.features[:MOST]
     ]
     edges = [
         {
-            "edge": f"{found.nodes[each.source].name} -> {found.nodes[each.target].name}",
-            "prompts": f"{each.prompts} of {len(found.prompts)}",
-            "share": each.share,
-            "same sign": each.agreement,
+            "edge": f"{found.nodes[edge.source].name} -> {found.nodes[edge.target].name}",
+            "prompts": f"{edge.prompts} of {len(found.prompts)}",
+            "share": edge.share,
+            "same sign": edge.agreement,
         }
-        for each in found.edges
-        if found.nodes[each.source].kind == found.nodes[each.target].kind == "feature"
+        for edge in found.edges
+        if found.nodes[edge.source].kind == found.nodes[edge.target].kind == "feature"
     ][:MOST]
     scores = {"replacement": _interval(found.replacement), "completeness": _interval(found.completeness)}
-    return {"prompts": len(found.prompts)} | scores | {"conservation": found.conservation} | _tables(features, edges)
-
-
-def _tables(features: list[dict[str, Any]], edges: list[dict[str, Any]]) -> dict[str, Any]:
-    return {name: rows for name, rows in {"recurring features": features, "recurring edges": edges}.items() if rows}
-
-
-def _stable(found: "Stability | None") -> dict[str, Any]:
-    if found is None:
-        return {}
-    text = f"paraphrases {_interval(found.within)}, other prompts {_interval(found.between)}, p {found.p:.3f}"
-    return {"similarity": text}
-
-
-def _predicted(found: "Prediction | None") -> dict[str, Any]:
-    if found is None:
-        return {}
-    return {
-        "unseen prompts": f"edits predicted with r {found.predicted} ({found.predicted.pairs} edits)",
-        "random circuit": f"r {found.control}; its edits by the circuit's numbers: r {found.swapped}",
-        "better by": _interval(found.better),
-        "one feature": f"moves the outcome by {_interval(found.moved)}",
-        "a random one": f"by {_interval(found.moved_random)}",
-    }
-
-
-def _differs(found: "Difference") -> dict[str, Any]:
-    def rows(changes: Any) -> list[dict[str, Any]]:
-        return [
-            {"what": each.name, "kind": each.kind, "first": each.first, "second": each.second}
-            for each in changes[:MOST]
-        ]
-
-    facts = {"similarity": found.similarity, "tokens": found.tokens, "edges": found.edges}
-    return facts | {"nodes that differ": rows(found.nodes), "edges that differ": rows(found.links)}
+    tables = {"recurring features": features, "recurring edges": edges}
+    facts = {"prompts": len(found.prompts)} | scores | {"conservation": found.conservation}
+    return facts | {name: rows for name, rows in tables.items() if rows}
 
 
 def _interval(value: tuple[float, float, float]) -> str:

@@ -1,4 +1,4 @@
-"""`glassworks summary`: a saved graph in plain sentences, its groups, and the fewest features that are enough."""
+"""`glassworks summary`: a saved graph in plain sentences, its groups, and the fewest features that suffice."""
 
 import json
 from pathlib import Path
@@ -18,9 +18,9 @@ def summary(
     scope: Annotated[str | None, typer.Option("--scope", "-s", help="Its scope, if not the graph's.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Tell a graph in plain sentences."""
+    """Describe a graph in plain sentences."""
     name, loaded = scope, opened(graph)
-    told: dict[str, Any] = {"summary": loaded.summary()}
+    result: dict[str, Any] = {"summary": loaded.summary()}
     if faithfulness is not None:
         from rich.console import Console
 
@@ -31,12 +31,12 @@ def summary(
             name = name or loaded.origin.scope
             coders = load_scope(name) if name else None
             found = loaded.minimal(load_model(model or loaded.model), coders, faithfulness=faithfulness)
-        told["minimal"] = found.plain() | {"labels": [loaded.nodes.labels[each] for each in found.nodes]}
+        result["minimal"] = found.plain() | {"labels": [loaded.nodes.labels[number] for number in found.nodes]}
         mean = sum(found.random) / len(found.random)
-        told["summary"] += (
+        result["summary"] += (
             f"\n{len(found.nodes)} of {found.features} features keep {found.faithfulness:.0%} of the outcome; "
             f"as many random ones {mean:.0%}."
         )
     if as_json:
-        told["groups"] = [{"name": each.name, "nodes": list(each.nodes)} for each in loaded.proposed(by="roles")]
-    print(json.dumps(told, ensure_ascii=False) if as_json else told["summary"])
+        result["groups"] = [{"name": group.name, "nodes": list(group.nodes)} for group in loaded.proposed()]
+    print(json.dumps(result, ensure_ascii=False) if as_json else result["summary"])

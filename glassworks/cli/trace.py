@@ -1,4 +1,4 @@
-"""`glassworks trace`: a prompt in, an attribution graph out, in words, as files and in the browser."""
+"""`glassworks trace`: a prompt in, an attribution graph out, as text, as files and in the browser."""
 
 import json
 import re
@@ -51,42 +51,56 @@ def trace(
 
         budget = gw.Budget(rows, seconds, memory)
         folder = out or HOME / slug(prompt)
-        hub.resolve(model)  # what is wrong is told before anything heavy is imported
+        hub.resolve(model)  # a wrong name is reported before anything heavy is imported
         artefacts.check_output(folder / "graph", "graph")
         before = gw.load_graph(folder / "graph") if resume else None
         loaded, coders = gw.load_model(model), scope_of(scope, model)
     with Console(stderr=True).status("Tracing ...") as status:
-        asked = [parse(each, loaded) for each in target] if target else None
-        options = {"targets": asked, "budget": budget, "progress": _progress(status), "resume": before}
-        graph = gw.trace(loaded, coders, prompt, **options)
+
+        def progress(done: int, most: int, unexplored: float) -> None:
+            left = f"{unexplored:.1%} of the influence unexplored"
+            status.update(f"Tracing ... {done:,} of {most:,} rows, {left} (Ctrl-C: enough)")
+
+        targets = [parse(text, loaded) for text in target] if target else None
+        graph = gw.trace(loaded, coders, prompt, targets=targets, budget=budget, progress=progress, resume=before)
         predictions = loaded.predict(prompt, k=5)
         heads = explain_attention(loaded, graph) if attention else None
-    files = _write(graph, folder, heads)
+    files = {"graph": folder / "graph", "json": folder / "graph.json", "page": folder / "graph.html"}
+    graph.save(files["graph"])
+    write_explained(graph, heads, files)
     result = {
         "model": loaded.name,
         "scope": graph.origin.scope,
         "prompt": prompt,
         "tokens": list(graph.token_texts),
-        "predictions": [{"token": each.token, "probability": each.probability} for each in predictions],
-        "graph": _facts(graph, time.perf_counter() - began),
+        "predictions": [{"token": next_.token, "probability": next_.probability} for next_ in predictions],
+        "graph": {
+            "nodes": len(graph.nodes),
+            "edges": graph.n_edges,
+            "features": int(graph.nodes.of("feature").sum()),
+            "rows": len(graph.rows),
+            "unexplored": graph.unexplored,
+            "interrupted": graph.origin.facts["interrupted"],
+            "replacement": graph.replacement,
+            "completeness": graph.completeness,
+            "conservation": graph.residual,
+            "approximate": graph.origin.facts.get("approximate", []),
+            "seconds": time.perf_counter() - began,
+        },
         "paths": [path.plain() for path in graph.paths(5)],
-        "files": files,
+        "files": {name: str(path) for name, path in files.items()},
     }
-    print(json.dumps(result, ensure_ascii=False)) if as_json else _tell(result)
-    if open_:
-        _open(files)
+    print(json.dumps(result, ensure_ascii=False)) if as_json else _print(result)
+    if open_ and sys.stdin.isatty():
+        from glassworks.server import serve
 
-
-def _progress(status: Any) -> Any:
-    def told(done: int, most: int, unexplored: float) -> None:
-        left = f"{unexplored:.1%} of the influence unexplored"
-        status.update(f"Tracing ... {done:,} of {most:,} rows, {left} (Ctrl-C: enough)")
-
-    return told
+        serve(files["graph"], port=0, open_browser=True)
+    elif open_:  # without a terminal nobody could stop a server
+        print(f"No terminal to stop a server from: open {files['page']} in a browser instead.", file=sys.stderr)
 
 
 def scope_of(reference: str | None, model: str) -> Any:
-    """The scope that is asked for, or the one that the embedded model has, or none."""
+    """The named scope, or the one that the embedded model has, or none."""
     import glassworks as gw
     from glassworks import hub
 
@@ -100,36 +114,17 @@ def scope_of(reference: str | None, model: str) -> Any:
     return gw.load_scope(reference or model)
 
 
-def _facts(graph: "Graph", seconds: float) -> dict[str, Any]:
-    return {
-        "nodes": len(graph.nodes),
-        "edges": graph.n_edges,
-        "features": int(graph.nodes.of("feature").sum()),
-        "rows": len(graph.rows),
-        "unexplored": graph.unexplored,
-        "interrupted": graph.origin.facts["interrupted"],
-        "replacement": graph.replacement,
-        "completeness": graph.completeness,
-        "conservation": graph.residual,
-        "approximate": graph.origin.facts.get("approximate", []),
-        "seconds": seconds,
-    }
-
-
-def _write(graph: "Graph", folder: Path, attention: "Attention | None") -> dict[str, str]:
-    """The whole graph as an artefact; the pruned one as JSON and as a page."""
+def write_explained(graph: "Graph", attention: "Attention | None", files: dict[str, Path]) -> None:
+    """Write the pruned graph as JSON and as a page, with heads and scores where attention is given."""
     from glassworks.circuits import annotate
     from glassworks.notebook import write_html
 
-    files = {"graph": folder / "graph", "json": folder / "graph.json", "page": folder / "graph.html"}
-    graph.save(files["graph"])
     small = graph.prune()
-    data = small.to_json(folder.name)
+    data = small.to_json(files["json"].parent.name)
     if attention is not None:
         data = annotate(data, attention.part(small))
-    files["json"].write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")
     write_html(graph, files["page"], attention=attention)
-    return {name: str(path) for name, path in files.items()}
+    files["json"].write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")
 
 
 def slug(prompt: str) -> str:
@@ -137,14 +132,14 @@ def slug(prompt: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60] or "prompt"
 
 
-def _tell(result: dict[str, Any]) -> None:
+def _print(result: dict[str, Any]) -> None:
     from rich.console import Console
 
     console = Console(highlight=False, soft_wrap=True)
     graph = result["graph"]
     console.print("[bold]Next token[/bold]")
-    for each in result["predictions"]:
-        console.print(f"  {each['probability']:6.1%}  [bold]{each['token'].strip() or each['token']!r}[/bold]")
+    for next_ in result["predictions"]:
+        console.print(f"  {next_['probability']:6.1%}  [bold]{next_['token'].strip() or next_['token']!r}[/bold]")
     exact = "approximate" if graph["conservation"] is None else f"rows add up to within {graph['conservation']:.0e}"
     console.print(
         f"[bold]Graph[/bold]  {graph['nodes']:,} nodes ({graph['features']:,} features), {graph['edges']:,} edges; "
@@ -164,13 +159,3 @@ def _tell(result: dict[str, Any]) -> None:
     for path in result["paths"]:
         console.print(f"  {path['weight']:6.1%}  {path['text']}", markup=False)
     console.print(f"[bold]Written[/bold]  {', '.join(result['files'].values())}  ({graph['seconds']:.1f} s)")
-
-
-def _open(files: dict[str, str]) -> None:
-    """Serve the graph until Ctrl-C; without a terminal nobody could stop it, so the page is named instead."""
-    if sys.stdin.isatty():
-        from glassworks.server import serve
-
-        serve(Path(files["graph"]), port=0, open_browser=True)
-    else:
-        print(f"No terminal to stop a server from: open {files['page']} in a browser instead.", file=sys.stderr)

@@ -38,7 +38,7 @@ class Sessions:
     _lock: Lock = field(default_factory=Lock, repr=False)
 
     def edge(self, key: tuple[str, str], graph: Callable[[], Graph], source: int, target: int) -> dict[str, Any]:
-        """The heads of one edge; see `explained.edge_values`.
+        """The heads of one edge; see `attention.edge_values`.
 
         Args:
             key: name and state of the graph, under which its attention is kept.
@@ -52,7 +52,7 @@ class Sessions:
     def head(
         self, key: tuple[str, str], graph: Callable[[], Graph], where: tuple[int, int, int, int]
     ) -> dict[str, Any]:
-        """Why a head looks where it looks; see `explained.score_values`.
+        """Why a head looks where it looks; see `attention.score_values`.
 
         Args:
             key: see `edge`.
@@ -68,7 +68,7 @@ class Sessions:
 
         Args:
             graph: gives prompt, model and scope.
-            value: `{"targets": [text...]}`, in the words of `circuits.wording`.
+            value: `{"targets": [text...]}`, as text, see `circuits.targets`.
             read: finds the vector of a direction by name.
         """
         texts = value.get("targets") if isinstance(value, dict) else None

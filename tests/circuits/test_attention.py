@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from glassworks.circuits import Graph, annotate, attention_values, trace
-from glassworks.circuits.attention.attention import Attention, explain_attention
+from glassworks.circuits.attention import Attention, explain_attention
 from glassworks.circuits.nodes import PARTS
 from glassworks.errors import BadInput, NotFound, Unsupported
 from glassworks.sites import Site
@@ -109,7 +109,7 @@ def test_what_is_the_same_for_all_keys_cancels_against_another():
 
 def test_the_strongest_pairs_are_those_of_the_whole_matrix(monkeypatch):
     _, attention = opened("qwen3")
-    monkeypatch.setattr("glassworks.circuits.attention.qk.BLOCK", 7)
+    monkeypatch.setattr("glassworks.circuits.heads.BLOCK", 7)
     score = attention.score(2, 1, 8, 4)
     matrix = score.matrix()
     pairs = score.pairs(12)

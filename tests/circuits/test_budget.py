@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from glassworks.circuits import Budget, Graph, Node, load_graph, trace, traces
-from glassworks.circuits.budget import size_of
 from glassworks.circuits.engine import rows as rows_module
+from glassworks.circuits.engine.rows import size_of
 from glassworks.errors import BadInput
 from tests.circuits.tiny import PROMPT, random_clt, random_model, random_scope
 

@@ -1,15 +1,12 @@
 """Checks that can fail: right graphs pass on every family, and each planted error is seen and named."""
 
 from dataclasses import replace
-from random import Random
 
-import numpy as np
 import pytest
 import torch
 
 from glassworks.circuits import Budget, Graph, trace
-from glassworks.circuits.checks.effects import changes, direct, total
-from glassworks.circuits.checks.statistics import correlation, mean_interval, wilson
+from glassworks.circuits.check import changes, direct, total
 from glassworks.errors import BadInput, NotFound
 from glassworks.models import Model
 from glassworks.sites import Site
@@ -219,52 +216,3 @@ def test_silent_features_cannot_fall_further():
     one, many = (total(graph, changes(graph, [number], factor))[0] for factor in (-1.0, -1000.0))
     assert (many.abs() <= 1000 * one.abs().max() * 1.01).all()
     torch.testing.assert_close(direct(graph, changes(graph, [number], -2.0))[0], -2 * graph.matrix[:, 0])
-
-
-# Statistics.
-
-
-def test_correlation_is_pearsons():
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=60)
-    y = 2 * x + rng.normal(size=60)
-    found = correlation(torch.tensor(x), torch.tensor(y), torch.arange(60))
-    assert found.r == pytest.approx(np.corrcoef(x, y)[0, 1])
-    assert found.slope == pytest.approx((x * y).sum() / (x * x).sum())
-    assert found.low < found.r < found.high
-    assert (found.pairs, found.clusters) == (60, 60)
-
-
-def test_intervals_hold_what_they_promise_and_clusters_widen_them():
-    """Pairs that repeat within a cluster carry no more evidence than one of them."""
-    hits, alone, together = 0, [], []
-    for seed in range(60):
-        rng = np.random.default_rng(seed)
-        x = rng.normal(size=40)
-        y = x + rng.normal(size=40)  # correlation 0.707
-        found = correlation(torch.tensor(x), torch.tensor(y), torch.arange(40), seed)
-        hits += found.low <= 2**-0.5 <= found.high
-        x2, y2 = np.repeat(x, 10), np.repeat(y, 10)
-        alone.append(correlation(torch.tensor(x2), torch.tensor(y2), torch.arange(400)))
-        together.append(correlation(torch.tensor(x2), torch.tensor(y2), torch.arange(400) // 10))
-    assert hits >= 50  # of 60; 95 % intervals of 40 pairs
-    assert np.mean([each.high - each.low for each in together]) > 2.5 * np.mean(
-        [each.high - each.low for each in alone]
-    )
-
-
-def test_what_does_not_vary_has_no_correlation():
-    found = correlation(torch.ones(9), torch.rand(9), torch.arange(9))
-    assert found.r != found.r
-    assert found.plain()["r"] is None
-
-
-def test_shares_and_means_have_intervals():
-    assert wilson(0, 0) == (pytest.approx(float("nan"), nan_ok=True),) * 2
-    low, high = wilson(15, 20)
-    assert (round(low, 3), round(high, 3)) == (0.531, 0.888)  # a textbook's
-    random = Random(0)
-    mean, low, high = mean_interval(torch.tensor([random.gauss(3, 1) for _ in range(200)]))
-    assert low < 3 < high
-    assert high - low == pytest.approx(4 * 200**-0.5, rel=0.2)
-    assert mean == pytest.approx((low + high) / 2, abs=0.05)

@@ -87,7 +87,9 @@ class Harm:
 
 def packed(file: Path, value: object, **members: bytes) -> Path:
     with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr("graph/data.pkl", value if isinstance(value, bytes) else pickle.dumps(value, protocol=2))
+        pickled = b"\x80\x02" + value if isinstance(value, bytes) else pickle.dumps(value, protocol=2)
+        for name, content in {"data.pkl": pickled, "version": b"3\n", "byteorder": b"little"}.items():
+            archive.writestr(f"graph/{name}", content)
         for name, content in members.items():
             archive.writestr(f"graph/data/{name}", content)
     return file

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from glassworks.circuits import Graph, trace
-from glassworks.circuits.engine.chosen import masked_positions, replacement
 from glassworks.circuits.engine.local import LocalModel, localise, run
+from glassworks.circuits.engine.sources import masked_positions, replacement
 from glassworks.circuits.engine.sweep import edges
-from glassworks.circuits.outcomes import choose, listed
+from glassworks.circuits.targets import Likely, choose
 from glassworks.coders import JumpReLU, TopK, Transcoder
 from glassworks.errors import BadInput, NotFound, Unsupported
 from glassworks.models import load_model
@@ -131,7 +131,7 @@ def local_of(family: str) -> LocalModel:
     scope = random_scope(model)
     coders = replacement(model, scope)
     captured = run(model, coders, PROMPT)
-    outcomes = choose(model, scope, captured, listed(None))
+    outcomes = choose(model, scope, captured, [Likely()])
     return localise(model, coders, captured, masked_positions(scope, [""] * len(PROMPT)), outcomes)
 
 

@@ -5,8 +5,7 @@ from random import Random
 import pytest
 import torch
 
-from glassworks.circuits.checks.control import NEAREST, matched
-from glassworks.circuits.nodes import EMBEDDING, FEATURE, Nodes
+from glassworks.circuits.nodes import EMBEDDING, FEATURE, NEAREST, Nodes
 from glassworks.errors import BadInput
 
 
@@ -23,7 +22,7 @@ def test_matches_are_other_features_of_the_same_layer_and_like_activation():
     nodes = table([2.0**n for n in range(30)] + [1.0] * 5, [0] * 30 + [1] * 5)
     group = torch.tensor([4, 20, 31])
     for seed in range(20):
-        found = matched(nodes, group, Random(seed))
+        found = nodes.matched(group, Random(seed))
         assert len(set(found)) == 3
         assert not set(found) & set(group.tolist())
         assert nodes.layer[found].tolist() == [0, 0, 1]
@@ -32,9 +31,9 @@ def test_matches_are_other_features_of_the_same_layer_and_like_activation():
 
 
 def test_tokens_in_the_group_are_passed_over():
-    assert len(matched(table([1.0, 2.0], [0, 0]), torch.tensor([0, 2]), Random(0))) == 1
+    assert len(table([1.0, 2.0], [0, 0]).matched(torch.tensor([0, 2]), Random(0))) == 1
 
 
 def test_a_layer_without_other_features_is_refused():
     with pytest.raises(BadInput, match="Layer 0 has too few"):
-        matched(table([1.0, 2.0], [0, 0]), torch.tensor([0, 1]), Random(0))
+        table([1.0, 2.0], [0, 0]).matched(torch.tensor([0, 1]), Random(0))

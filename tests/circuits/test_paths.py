@@ -6,9 +6,8 @@ from itertools import combinations
 import pytest
 import torch
 
-from glassworks.circuits import Graph, Node, Nodes, trace
-from glassworks.circuits.origin import Origin
-from glassworks.circuits.reading.paths import stations
+from glassworks.circuits import Graph, Node, Nodes, Origin, trace
+from glassworks.circuits.reading import named_groups
 from tests.circuits.tiny import PROMPT, random_model, random_scope
 
 LABELS = {0: "wet, river -> boat", 1: "river, wet -> ship", 2: "dry, sand", 3: "", 4: "boat, ship -> sail"}
@@ -61,7 +60,7 @@ def every_way(graph: Graph, groups: list[list[int]]) -> dict[tuple[tuple[int, ..
 @pytest.mark.parametrize("seed", range(3))
 def test_paths_agree_with_every_single_way(seed):
     graph = drawn(seed)
-    named = stations(graph.nodes, graph.edges, graph.influence)
+    named = named_groups(graph.nodes, graph.edges, graph.influence)
     wanted = {chain: weight for chain, weight in every_way(graph, named).items() if len(chain) > 2}
     paths = graph.paths(k=100000)
     assert {tuple(step.nodes for step in path.steps) for path in paths} <= set(wanted)

@@ -6,8 +6,7 @@ from fractions import Fraction
 import pytest
 import torch
 
-from glassworks.circuits.prune import prune, threshold
-from glassworks.circuits.scores import Edges, cumulative, edge_influence, influence, scores
+from glassworks.circuits.scores import Edges, cumulative, edge_influence, influence, prune, scores, threshold
 from glassworks.errors import BadInput
 
 # Twelve nodes: features 0-4 in three layers, errors 5-6, embeddings 7-9, logits 10-11; shares are easy fractions.

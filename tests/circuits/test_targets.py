@@ -1,4 +1,4 @@
-"""Targets: whatever is asked, at any position, has a row that adds up and moves as its edges say."""
+"""Targets: every kind, at any position, has a row that adds up and moves as its edges say."""
 
 from dataclasses import replace
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from glassworks.circuits import Continuation, Direction, Feature, Likely, Logit, trace
-from glassworks.circuits.outcomes import measured_at, values
+from glassworks.circuits.targets import PromptRun, read_target
 from glassworks.edits import FeatureRef, add_vector
 from glassworks.errors import BadInput, NotFound, Unsupported
 from tests.circuits.tiny import CONFIGS, PROMPT, VOCABULARY, random_model, random_scope
@@ -14,7 +14,14 @@ from tests.circuits.tiny import CONFIGS, PROMPT, VOCABULARY, random_model, rando
 FROZEN = ("patterns", "norms", "mlps")
 
 
-def questions(model):
+def measure(model, scope, plain):
+    """The outcomes' values, read from the model as it now runs."""
+    reads = [read_target(each) for each in plain]
+    captured = model.capture(PROMPT, ["logits", *(site for read in reads for site in read.sites(scope))])
+    return torch.stack([read.value(PromptRun(model, scope, captured)) for read in reads])
+
+
+def every_kind(model):
     vector = torch.randn(model.d_model, generator=torch.Generator().manual_seed(4))
     mid = "mlp_in.1" if model.parallel else "resid_mid.1"
     sites = ("resid_pre.1", mid, "resid_post.1", "resid_post.2", "mlp_in.2")
@@ -30,10 +37,10 @@ def questions(model):
 
 
 @pytest.mark.parametrize("family", CONFIGS)
-def test_everything_that_can_be_asked_adds_up_and_can_be_measured_again(family):
+def test_every_kind_of_target_adds_up_and_can_be_measured_again(family):
     model = random_model(family)
     scope = random_scope(model)
-    graph = trace(model, scope, PROMPT, targets=questions(model))
+    graph = trace(model, scope, PROMPT, targets=every_kind(model))
     outcomes = graph.nodes.of("logit").nonzero()[:, 0]
     assert graph.nodes.position[outcomes].tolist() == [8, 8, 4, 7, 5, 8, 1, 2, 3, 4, 5]
     assert graph.nodes.index[outcomes].tolist() == [7, VOCABULARY + 1, 11, *range(VOCABULARY + 3, VOCABULARY + 11)]
@@ -43,15 +50,14 @@ def test_everything_that_can_be_asked_adds_up_and_can_be_measured_again(family):
     assert graph.conservation.max() <= 1e-4
     assert graph.conservation[-11:].max() <= 1e-5
     plain = graph.origin.facts["targets"]
-    captured = model.capture(PROMPT, ["logits", *measured_at(scope, plain)])
-    torch.testing.assert_close(values(model, scope, captured, plain), graph.values[-11:])
+    torch.testing.assert_close(measure(model, scope, plain), graph.values[-11:])
 
 
 @pytest.mark.parametrize("family", ["gemma3", "gpt_neox"])
-def test_everything_that_can_be_asked_moves_as_its_edges_say(family):
+def test_every_kind_of_target_moves_as_its_edges_say(family):
     model = random_model(family)
     scope = random_scope(model)
-    graph = trace(model, scope, PROMPT, targets=questions(model))
+    graph = trace(model, scope, PROMPT, targets=every_kind(model))
     plain, times = graph.origin.facts["targets"], 16.0
     embeddings = model.hf(torch.tensor([PROMPT]), output_hidden_states=True).hidden_states[0][0].detach()
     start = int(graph.nodes.of("embedding").nonzero()[0, 0])
@@ -59,19 +65,18 @@ def test_everything_that_can_be_asked_moves_as_its_edges_say(family):
     for position in (1, 4, 6):
         edit = add_vector("embed", times * embeddings[position], position)
         with model.edit(edit, frozen=FROZEN):
-            captured = model.capture(PROMPT, ["logits", *measured_at(scope, plain)])
-        moved = (values(model, scope, captured, plain) - graph.values[-11:]) / times
+            moved = (measure(model, scope, plain) - graph.values[-11:]) / times
         edges = graph.matrix[-11:, start + position]
         assert ((moved - edges).abs() <= 1e-3 * edges.abs() + 2e-6 * sizes).all()
         assert not bool(edges[graph.nodes.position[graph.rows[-11:]] < position].any())
 
 
 @pytest.mark.parametrize("family", ["gemma3", "gpt2", "gpt_neox"])
-def test_what_heads_give_can_be_asked_for(family):
+def test_outputs_of_heads_can_be_targets(family):
     model = random_model(family)
     widths = {name: model.capture(PROMPT, [name])[name].shape[1] for name in ("attn_out.1", "attn_heads.2")}
-    asked = [Direction(torch.randn(width), name, 6, name) for name, width in widths.items()]
-    graph = trace(model, random_scope(model), PROMPT, targets=asked)
+    target = [Direction(torch.randn(width), name, 6, name) for name, width in widths.items()]
+    graph = trace(model, random_scope(model), PROMPT, targets=target)
     assert graph.conservation[-2:].max() <= 1e-5
 
 
@@ -81,10 +86,10 @@ def test_a_feature_as_target_has_the_edges_of_its_node():
     graph = trace(model, scope, PROMPT)
     node = graph.nodes[int(graph.nodes.of("feature").nonzero()[-1, 0])]
     name = scope.replacement[node.layer]
-    asked = trace(model, scope, PROMPT, targets=FeatureRef(name, node.position, node.index))
-    row = (asked.rows == int(graph.nodes.of("feature").nonzero()[-1, 0])).nonzero()[0, 0]
-    torch.testing.assert_close(asked.matrix[-1], asked.matrix[row])
-    assert asked.prune().nodes.of("feature").any()
+    target = trace(model, scope, PROMPT, targets=FeatureRef(name, node.position, node.index))
+    row = (target.rows == int(graph.nodes.of("feature").nonzero()[-1, 0])).nonzero()[0, 0]
+    torch.testing.assert_close(target.matrix[-1], target.matrix[row])
+    assert target.prune().nodes.of("feature").any()
 
 
 def test_likely_tokens_are_the_smallest_set_with_the_share():
@@ -99,15 +104,15 @@ def test_likely_tokens_are_the_smallest_set_with_the_share():
     assert torch.equal(whole.matrix, again.matrix)
 
 
-def test_tokens_that_follow_are_explained_where_they_are_said():
+def test_tokens_that_follow_are_explained_after_the_token_before():
     model = random_model("llama")
     graph = trace(model, random_scope(model), PROMPT, targets=Continuation(3))
-    said = []
+    follows = []
     for _ in range(3):
-        said.append(model.predict([*PROMPT, *said], 1)[0].id)
-    assert graph.tokens == (*PROMPT, *said[:2])
+        follows.append(model.predict([*PROMPT, *follows], 1)[0].id)
+    assert graph.tokens == (*PROMPT, *follows[:2])
     outcomes = graph.nodes.of("logit")
-    assert graph.nodes.index[outcomes].tolist() == said
+    assert graph.nodes.index[outcomes].tolist() == follows
     assert graph.nodes.position[outcomes].tolist() == [8, 9, 10]
     assert graph.conservation.max() <= 1e-4
     mixed = trace(model, None, PROMPT, targets=[Logit(5), Continuation(2)])
@@ -115,7 +120,7 @@ def test_tokens_that_follow_are_explained_where_they_are_said():
 
 
 @pytest.mark.parametrize(
-    ("asked", "kind"),
+    ("target", "kind"),
     [
         (Logit(7, position=9), BadInput),
         (Logit(7, position=-10), BadInput),
@@ -135,10 +140,10 @@ def test_tokens_that_follow_are_explained_where_they_are_said():
         (Continuation("text"), BadInput),
     ],
 )
-def test_what_cannot_be_asked_is_refused_by_one_sentence(asked, kind):
+def test_what_is_no_target_is_refused_by_one_sentence(target, kind):
     model = random_model("gemma3")
     with pytest.raises(kind) as error:
-        trace(model, random_scope(model), PROMPT, targets=asked)
+        trace(model, random_scope(model), PROMPT, targets=target)
     assert len(str(error.value).splitlines()) == 1
 
 

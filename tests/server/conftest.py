@@ -12,8 +12,7 @@ import uvicorn
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
-from glassworks.circuits import Graph, Nodes
-from glassworks.circuits.origin import Origin
+from glassworks.circuits import Graph, Nodes, Origin
 from glassworks.coders import Evidence, ReLU, Scope, Transcoder, save_scope
 from glassworks.server import create_app
 from glassworks.sites import Site

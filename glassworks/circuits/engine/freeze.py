@@ -53,7 +53,8 @@ class HeadsRead:
         layer: which layer.
         d_model: width of the stream.
         out: output matrices, norm after included, where what comes of it in the stream is read; None before them.
-        scale: what the frozen pattern has too much before the output matrices: the scale of the norm after.
+        scale: scale of the norm after attention: the frozen pattern includes it, so reads before the output matrices
+            divide by it.
         constant: what is there for a stream of zeros.
     """
 

@@ -3,10 +3,10 @@
 Such features are read before a nonlinear block and written behind it, so no exact linear edge joins them. Instead,
 every activation that a coder reconstructs is cut there into features and an error, and an edge is the derivative of a
 target along a source's vector through the true blocks between them, everything live: a local picture, good for small
-changes. Rows need not sum up to values. This module must not know how exact edges are found.
+changes. Rows need not sum up to values.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -14,10 +14,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from glassworks.circuits.engine.chosen import ATTENTION
 from glassworks.circuits.engine.freeze import Captured
 from glassworks.circuits.engine.linear import Targets, Writes
-from glassworks.circuits.engine.sources import Active, Sources, encode
+from glassworks.circuits.engine.sources import Sources, encode, layer_of, part_of
 from glassworks.circuits.nodes import PARTS
 from glassworks.coders import Coder
 from glassworks.errors import Unsupported
@@ -56,13 +55,20 @@ def collect_cuts(
 ) -> tuple[Sources, dict[Site, Writes]]:
     """Encode the prompt, and lay out what is written at each cut: features and errors; and the embeddings."""
     active = tuple(encode(coder, captured, masked) for coder in coders)
-    starts = torch.tensor([0, *(len(each.index) for each in active)]).cumsum(0).tolist()
+    starts = torch.tensor([0, *(len(features.index) for features in active)]).cumsum(0).tolist()
     free, places = (~masked).nonzero()[:, 0], cuts(coders)
     tokens, writes = len(masked), {}
     for number, site in enumerate(places):
-        writers = [(each, start) for each, start in zip(active, starts, strict=False) if site in each.coder.writes]
-        parts = [_written(each, site, start) for each, start in writers]
-        error = captured[site.name].float() - sum(_beside(each.coder, site, captured) for each, _ in writers)
+        parts, silent = [], []
+        for features, start in zip(active, starts, strict=False):
+            coder = features.coder
+            if site not in coder.writes:
+                continue
+            vectors = features.value[:, None] * coder.decoder_rows(features.index, site)
+            parts.append((features.position, start + torch.arange(len(vectors), device=vectors.device), vectors))
+            bias, skip = coder.bias(site), coder.skip(site)
+            silent.append(bias if skip is None else bias + captured[coder.reads[0].name].float() @ skip)
+        error = captured[site.name].float() - sum(silent)
         for positions, _, vectors in parts:
             error.index_add_(0, positions, vectors, alpha=-1)
         columns = starts[-1] + number * len(free) + torch.arange(len(free), device=free.device)
@@ -79,11 +85,30 @@ def collect_cuts(
 def record(model: Model, coders: Sequence[Coder], tokens: Int[Tensor, " token"], outcomes: Targets) -> Recorded:
     """Run the real model once, with its history, cut where coders write."""
     read, stream, leaves = Values(), Values(), Values()
-    watched = {site: _watch(site, read) for coder in coders for site in coder.reads}
-    cut = {site: _cut(site, coders, read, leaves) for site in (*cuts(coders), EMBED)}
-    ends = {site: _watch(site, stream) for site in {_stage_site(model, stage) for stage in outcomes.stage.tolist()}}
+
+    def keep(site: Site, values: Values) -> Callable[[Tensor], None]:
+        return lambda value: values.__setitem__(site, value)
+
+    def cut(site: Site) -> Callable[[Tensor], Tensor]:
+        """Keep what arrives, and go on with a leaf; skip paths of transcoders stay live."""
+
+        def tap(value: Tensor) -> Tensor:
+            read[site] = value
+            onward = leaves[site] = value.detach().requires_grad_()
+            for coder in coders:
+                skip = coder.skip(site) if site in coder.writes else None
+                if skip is not None:
+                    live = read[coder.reads[0]] @ skip.to(value.dtype)
+                    onward = onward + (live - live.detach())
+            return onward
+
+        return tap
+
+    reads = {site: keep(site, read) for coder in coders for site in coder.reads}
+    opened = {site: cut(site) for site in (*cuts(coders), EMBED)}
+    ends = {_stage_site(model, stage) for stage in outcomes.stage.tolist()}
     ids = tokens[None]
-    with torch.enable_grad(), model.tapped(watched | cut), model.tapped(ends):
+    with torch.enable_grad(), model.tapped(reads | opened), model.tapped({site: keep(site, stream) for site in ends}):
         model.hf(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
     return Recorded(read, stream, leaves)
 
@@ -95,7 +120,16 @@ def derivatives(
     if outcomes.inside is not None:
         raise Unsupported("A feature inside an attention layer cannot be the target of an approximate graph.")
     matrix = torch.zeros(sources.features + len(outcomes), sources.columns)
-    for rows, value, positions, covectors in _reads(model, recorded, sources.active, outcomes):
+    reads, start = [], 0  # rows, what they read, positions, covectors
+    for active in sources.active:
+        rows, value = torch.arange(start, start + len(active.index)), recorded.read[active.coder.reads[0]]
+        reads.append((rows, value, active.position, active.coder.encoder_rows(active.index)))
+        start += len(rows)
+    for stage in outcomes.stage.unique().tolist():
+        here, value = outcomes.stage == stage, recorded.stream[_stage_site(model, stage)]
+        rows = start + here.nonzero()[:, 0].cpu()
+        reads.append((rows, value, outcomes.position[here], outcomes.covector[here]))
+    for rows, value, positions, covectors in reads:
         size = max(1, BLOCK // value.numel())
         for part, at, along in zip(rows.split(size), positions.split(size), covectors.split(size), strict=True):
             pulled = _pull(value, at, along, recorded.leaves)
@@ -104,21 +138,6 @@ def derivatives(
                 writes[site].score(g.float(), edges)
             matrix[part] = edges.T.cpu()
     return matrix
-
-
-def _reads(
-    model: Model, recorded: Recorded, active: Sequence[Active], outcomes: Targets
-) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """Targets by what they read: their rows, the value, their positions and covectors."""
-    start = 0
-    for each in active:
-        rows = torch.arange(start, start + len(each.index))
-        yield rows, recorded.read[each.coder.reads[0]], each.position, each.coder.encoder_rows(each.index)
-        start += len(rows)
-    for stage in outcomes.stage.unique().tolist():
-        here = outcomes.stage == stage
-        value = recorded.stream[_stage_site(model, stage)]
-        yield start + here.nonzero()[:, 0].cpu(), value, outcomes.position[here], outcomes.covector[here]
 
 
 def _pull(
@@ -132,51 +151,14 @@ def _pull(
         return {}
     seeds = value.new_zeros(len(positions), *value.shape)
     seeds[torch.arange(len(positions)), 0, positions] = covectors.to(value.dtype)
-    found = torch.autograd.grad(
+    gradients = torch.autograd.grad(
         value, list(leaves.values()), seeds, retain_graph=True, is_grads_batched=True, allow_unused=True
     )
-    return {site: g[:, 0] for site, g in zip(leaves, found, strict=True) if g is not None}
-
-
-def _watch(site: Site, kept: Values) -> Callable[[Tensor], None]:
-    def tap(value: Tensor) -> None:
-        kept[site] = value
-
-    return tap
-
-
-def _cut(site: Site, coders: Sequence[Coder], read: Values, leaves: Values) -> Callable[[Tensor], Tensor]:
-    """Keep what arrives, and go on with a leaf; skip paths of transcoders stay live."""
-
-    def tap(value: Tensor) -> Tensor:
-        read[site] = value
-        leaves[site] = value.detach().requires_grad_()
-        onward = leaves[site]
-        for coder in coders:
-            skip = coder.skip(site) if site in coder.writes else None
-            if skip is not None:
-                live = read[coder.reads[0]] @ skip.to(value.dtype)
-                onward = onward + (live - live.detach())
-        return onward
-
-    return tap
-
-
-def _written(active: Active, site: Site, start: int) -> tuple[Tensor, Tensor, Tensor]:
-    vectors = active.value[:, None] * active.coder.decoder_rows(active.index, site)
-    return active.position, start + torch.arange(len(vectors), device=vectors.device), vectors
-
-
-def _beside(coder: Coder, site: Site, captured: Captured) -> Tensor:
-    """What a coder writes with all its features silent."""
-    skip = coder.skip(site)
-    return coder.bias(site) if skip is None else coder.bias(site) + captured[coder.reads[0].name].float() @ skip
+    return {site: g[:, 0] for site, g in zip(leaves, gradients, strict=True) if g is not None}
 
 
 def _place(site: Site) -> tuple[int, int]:
-    part = "attention" if site.kind in ATTENTION else "mlp" if site.kind == "mlp_out" else site.kind
-    assert site.layer is not None
-    return site.layer, PARTS.index(part)
+    return layer_of(site), PARTS.index(part_of(site))
 
 
 def _stage_site(model: Model, stage: int) -> Site:

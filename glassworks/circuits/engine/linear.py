@@ -54,7 +54,7 @@ class FrozenAttention:
     def heads(self, stream: Float[Tensor, "token d_model"]) -> Float[Tensor, "token width"]:
         """What its heads make of a stream, side by side, without biases: what its output matrices read."""
         values = stream @ self.w_v.mT
-        return torch.cat([self.pattern[head] @ values[key_value] for key_value, head in self._heads()], dim=1)
+        return torch.cat([self.pattern[head] @ values[key_value] for key_value, head in self.head_pairs()], dim=1)
 
     def forward(self, stream: Float[Tensor, "token d_model"]) -> Float[Tensor, "token d_model"]:
         """The stream after the layer: itself, plus what attention adds, biases included."""
@@ -71,7 +71,7 @@ class FrozenAttention:
     ) -> None:
         """Add to covectors before the layer what covectors on its heads' outputs, at one position each, come to."""
         z = z.view(len(z), len(self.w_o), -1)
-        values = torch.stack([z[:, head] @ self.w_v[key_value] for key_value, head in self._heads()], dim=1)
+        values = torch.stack([z[:, head] @ self.w_v[key_value] for key_value, head in self.head_pairs()], dim=1)
         before.baddbmm_(self.pattern[:, positions, : before.shape[1]].permute(1, 2, 0), values)
 
     def mix(self, z: Float[Tensor, "width cell"], q: int) -> Float[Tensor, "kv_width cell"]:
@@ -83,11 +83,11 @@ class FrozenAttention:
         values = z.new_zeros(len(self.w_v), heads.shape[1], q)
         for start in range(0, q, TILE):
             keys, queries = slice(start, start + TILE), slice(start, min(start + TILE + self.reach, q))
-            for key_value, head in self._heads():
+            for key_value, head in self.head_pairs():
                 values[key_value, :, keys].addmm_(heads[head, :, queries], self.pattern[head, queries, :q][:, keys])
         return values.view(-1, z.shape[1])
 
-    def _heads(self) -> Iterator[tuple[int, int]]:
+    def head_pairs(self) -> Iterator[tuple[int, int]]:
         """Every query head behind the key-value head that serves it."""
         return ((head * len(self.w_v) // len(self.w_o), head) for head in range(len(self.w_o)))
 

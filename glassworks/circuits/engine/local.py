@@ -15,8 +15,8 @@ from glassworks.circuits.engine.freeze import Captured, Weights, fold_attention,
 from glassworks.circuits.engine.linear import FrozenModel, Targets, biases, constants
 from glassworks.circuits.engine.sources import Sources, collect, feature_targets, outputs, preactivations
 from glassworks.circuits.engine.sweep import Block, edges
-from glassworks.circuits.nodes import PARTS
-from glassworks.circuits.outcomes import Outcomes
+from glassworks.circuits.nodes import ATTENTION, PARTS
+from glassworks.circuits.targets import Outcomes
 from glassworks.coders import Coder
 from glassworks.errors import BadInput
 from glassworks.models import Model, Prompt
@@ -26,7 +26,7 @@ from glassworks.sites import Site
 @final
 @dataclass(frozen=True, eq=False)
 class LocalModel:
-    """The linear model that stands in for the real one on a prompt.
+    """The linear model that replaces the real one on a prompt.
 
     Attributes:
         frozen: the frozen linear map.
@@ -52,18 +52,20 @@ class LocalModel:
     @property
     def bytes(self) -> int:
         """What it takes in memory, roughly: source vectors, targets, patterns and weights."""
-        attentions = (tensor for each in self.frozen.attentions for tensor in (each.pattern, each.w_v, each.w_o))
-        vectors = (each.vectors for each in self.sources.writes.values())
+        frozen = (tensor for layer in self.frozen.attentions for tensor in (layer.pattern, layer.w_v, layer.w_o))
+        vectors = (writes.vectors for writes in self.sources.writes.values())
         constants = self.sources.constants.values()
-        return sum(each.nbytes for each in (*attentions, *vectors, *constants, self.targets.covector))
+        return sum(tensor.nbytes for tensor in (*frozen, *vectors, *constants, self.targets.covector))
 
-    def edges(self) -> Float[Tensor, "t source"]:
-        """Every direct effect, targets by sources: features, errors, embeddings."""
-        return edges(self.frozen, self.sources.writes, self.targets, self.sources.columns)
+    def edges(self, targets: Targets | None = None) -> Float[Tensor, "t source"]:
+        """Every direct effect, targets by sources (features, errors, embeddings); by default all targets."""
+        targets = self.targets if targets is None else targets
+        return edges(self.frozen, self.sources.writes, targets, self.sources.columns)
 
-    def biases(self) -> Float[Tensor, " t"]:
+    def biases(self, targets: Targets | None = None) -> Float[Tensor, " t"]:
         """The part of every target that comes from constants, computed forward from these alone."""
-        return biases(self.frozen, self.targets, constants(self.frozen, self.sources.constants))
+        targets = self.targets if targets is None else targets
+        return biases(self.frozen, targets, constants(self.frozen, self.sources.constants))
 
     def block(self, rows: Int[Tensor, " r"]) -> Block:
         """Some targets as a block of the sweep."""
@@ -81,7 +83,7 @@ def run(model: Model, coders: Sequence[Coder], tokens: Prompt, also: Sequence[Si
         BadInput: the model's values are not finite.
     """
     sites = [site for coder in coders for site in coder.reads]
-    sites += [site for coder in coders for site in coder.writes] + [each.stream for each in outputs(model, coders)]
+    sites += [site for coder in coders for site in coder.writes] + [output.stream for output in outputs(model, coders)]
     captured = model.capture(tokens, dict.fromkeys([*needed(model), *sites, *also]))
     if not bool(captured["logits"].isfinite().all()):
         raise BadInput("The model's logits are not finite on this prompt; its weights are damaged.")
@@ -101,7 +103,7 @@ def localise(
 
     Args:
         model: the real model.
-        coders: what stands in for its MLPs and attention layers.
+        coders: what replaces its MLPs and attention layers.
         captured: its run on the prompt.
         masked: positions without features and errors.
         outcomes: what is to be explained.
@@ -109,11 +111,11 @@ def localise(
     """
     sources = collect(model, coders, captured, masked)
     folded = folded_weights(model) if weights is None else weights
-    attentions = tuple(freeze_attention(model, layer, captured, each) for layer, each in enumerate(folded))
-    replaced = frozenset(active.layer for active in sources.active if active.part == PARTS.index("attention"))
+    attentions = tuple(freeze_attention(model, layer, captured, both) for layer, both in enumerate(folded))
+    replaced = frozenset(active.layer for active in sources.active if active.part == ATTENTION)
     features = [feature_targets(model, active, captured) for active in sources.active]
     values = [preactivations(active, captured) for active in sources.active]
-    levels = [torch.full((len(each.index),), each.layer * len(PARTS) + each.part) for each in sources.active]
+    levels = [torch.full((len(active.index),), active.layer * len(PARTS) + active.part) for active in sources.active]
     return LocalModel(
         FrozenModel(attentions, sources.skips, replaced),
         sources,

@@ -1,14 +1,16 @@
 """Rows: which of a graph's rows to compute, and in which order, so that little influence stays unexplored.
 
 The outcomes' rows come first; then, again and again, those of the features with the most known influence. What is
-known of a node's influence only grows, and at most by what rests on features without a row. This module must not know
-models, nor how a row is computed.
+known of a node's influence only grows, and at most by what rests on features without a row. A budget says how many rows
+are computed.
 """
 
 import math
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import zip_longest
 from typing import final
 
@@ -16,18 +18,70 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from glassworks.circuits.budget import Budget
 from glassworks.circuits.engine.local import LocalModel
 from glassworks.circuits.engine.sweep import BLOCK, divide, sweep
 from glassworks.circuits.scores import TINY, hand_on
 from glassworks.errors import BadInput
 
 Progress = Callable[[int, int, float], None]
-"""Told while rows are computed: how many there are, how many there will be at most, the share unexplored."""
+"""Called while rows are computed: how many there are, how many there will be at most, the share unexplored."""
 
 FIRST = 128  # rows of the first round; each round is half as large as all before it
 WORKSPACE = 6  # what a sweep takes, in units of its block of covectors
 PAUSE = 1.0  # seconds between two reports
+UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+
+
+@final
+@dataclass(frozen=True)
+class Budget:
+    """How much of a graph to compute; where nothing is set, all of it.
+
+    The rows that matter most come first, so a small budget gives the top of the graph, and says what is missing.
+
+    Attributes:
+        rows: so many features' rows at most; the outcomes' rows come on top.
+        seconds: so long at most, forward pass included. Checked between sweeps, the longest of which may overrun.
+        memory: what tracing may take besides the model and the scope: bytes, or text like `4GB` or `500 MiB`.
+
+    Raises:
+        BadInput: a number below zero, or a text that is no size.
+    """
+
+    rows: int | None = None
+    seconds: float | int | None = None
+    memory: int | str | None = None
+
+    def __post_init__(self) -> None:
+        if self.rows is not None and self.rows < 0:
+            raise BadInput(f"A budget of {self.rows} rows makes no sense; give 0 or more.")
+        if self.seconds is not None and not self.seconds > 0:
+            raise BadInput(f"A budget of {self.seconds} seconds leaves no time at all; give more than 0.")
+        if self.memory is not None:
+            object.__setattr__(self, "memory", size_of(self.memory))
+
+    @property
+    def bytes(self) -> int | None:
+        """The memory in bytes."""
+        return None if self.memory is None else int(self.memory)
+
+    @property
+    def all(self) -> bool:
+        """Whether everything is to be computed."""
+        return self == Budget()
+
+
+def size_of(text: int | str) -> int:
+    """Read a size: bytes, or a number with a unit, `4GB`, `1.5 GiB`.
+
+    Raises:
+        BadInput: it is no size, or not above 0.
+    """
+    found = re.fullmatch(r"([0-9]*\.?[0-9]+)\s*([kmgt]i?b|b?)", str(text).strip().lower())
+    size = int(float(found[1]) * UNITS.get(found[2], 1)) if found else 0
+    if size <= 0:
+        raise BadInput(f"{text!r} is no amount of memory; write it like 4GB, 500MB or 1.5GiB.")
+    return size
 
 
 @final
@@ -130,7 +184,7 @@ def explore(rows: Sequence[Rows], budget: Budget, began: float, progress: Progre
         rows: of each prompt; they may have some already.
         budget: for all prompts together where it is about time.
         began: when the trace began, by `time.perf_counter`.
-        progress: told now and then how far it is.
+        progress: called now and then with how far it is.
 
     Returns:
         Whether it was interrupted from the keyboard; what is done by then is kept.
@@ -146,23 +200,28 @@ def explore(rows: Sequence[Rows], budget: Budget, began: float, progress: Progre
         raise BadInput(
             f"A budget of {budget.seconds:g} s is too small: the outcomes' rows alone took {spent:.2f} s; give more."
         )
-    told = _Told(rows, progress)
+    reported = 0.0
+
+    def report() -> None:
+        nonlocal reported
+        if progress is not None:
+            done, most = sum(len(each.done) for each in rows), sum(each.most for each in rows)
+            progress(done, most, sum(each.unexplored() for each in rows) / max(1, len(rows)))
+            reported = time.perf_counter()
+
     try:
-        for _ in _rounds(rows, budget):
-            told.now_and_then()
-            if budget.seconds is not None and time.perf_counter() - began > budget.seconds:
-                break
+        while left := [each for each in rows if len(each.done) < each.most]:
+            counts = [len(each.local.targets) if budget.all else max(FIRST, len(each.done) // 2) for each in left]
+            for _ in _sweeps(left, [each.next(count) for each, count in zip(left, counts, strict=True)]):
+                if time.perf_counter() - reported > PAUSE:  # finding what is unexplored takes time itself
+                    report()
+                if budget.seconds is not None and time.perf_counter() - began > budget.seconds:
+                    report()
+                    return False
     except KeyboardInterrupt:
         return True
-    told.now()
+    report()
     return False
-
-
-def _rounds(rows: Sequence[Rows], budget: Budget) -> Iterator[None]:
-    while open_ := [each for each in rows if len(each.done) < each.most]:
-        everything = budget.all
-        counts = [len(each.local.targets) if everything else max(FIRST, len(each.done) // 2) for each in open_]
-        yield from _sweeps(open_, [each.next(count) for each, count in zip(open_, counts, strict=True)])
 
 
 def _sweeps(rows: Sequence[Rows], wanted: Sequence[Tensor]) -> Iterator[None]:
@@ -185,7 +244,10 @@ def _sweeps(rows: Sequence[Rows], wanted: Sequence[Tensor]) -> Iterator[None]:
 
 def _capacity(local: LocalModel, budget: Budget) -> tuple[int, int]:
     """How many numbers a block may hold, and how many rows fit; BadInput where the outcomes' rows do not."""
-    columns, memory = local.sources.columns, budget.bytes or _physical() // 2
+    columns, memory = (
+        local.sources.columns,
+        budget.bytes or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2,
+    )
     spare = max(0, memory - local.bytes)
     block = min(BLOCK, spare // (4 * 4 * WORKSPACE))
     fit = (spare - 4 * WORKSPACE * block) // (4 * columns)
@@ -202,26 +264,3 @@ def _capacity(local: LocalModel, budget: Budget) -> tuple[int, int]:
             "machine's memory; give a budget of rows, seconds or memory."
         )
     return block, fit
-
-
-def _physical() -> int:
-    """The machine's memory in bytes."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-@final
-class _Told:
-    """Reports progress at most once in a while, as finding what is unexplored takes time itself."""
-
-    def __init__(self, rows: Sequence[Rows], progress: Progress | None) -> None:
-        self._rows, self._progress, self._last = rows, progress, 0.0
-
-    def now_and_then(self) -> None:
-        if self._progress is not None and time.perf_counter() - self._last > PAUSE:
-            self.now()
-
-    def now(self) -> None:
-        if self._progress is not None:
-            done, most = (sum(len(each.done) for each in self._rows), sum(each.most for each in self._rows))
-            self._progress(done, most, sum(each.unexplored() for each in self._rows) / max(1, len(self._rows)))
-            self._last = time.perf_counter()

@@ -1,7 +1,8 @@
 """What is written into the residual stream: active features, the errors of their coders, embeddings, and constants.
 
-Turns a scope's coders and a captured forward pass into the sources, the feature targets and the constants of the
-linear engine. This module must not know logits, nor what becomes of the edges.
+First, which coders a trace uses, and whether it can use them exactly: coders of MLPs (transcoders, skip-transcoders,
+cross-layer transcoders) and of attention outputs replace parts of the model, and the graph is exact. Autoencoders on
+the residual stream or on MLP outputs can only be followed through the model's own Jacobian (`jacobian`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,14 +13,91 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from glassworks.circuits.engine.chosen import ATTENTION, part_of
 from glassworks.circuits.engine.freeze import Captured, Read, attention_bias, fold_read, read_place, through_output
 from glassworks.circuits.engine.linear import Skip, Targets, Writes
-from glassworks.circuits.nodes import PARTS
-from glassworks.coders import Coder
-from glassworks.errors import BadInput
+from glassworks.circuits.nodes import ATTENTION, MLP, PARTS
+from glassworks.coders import Coder, Scope
+from glassworks.errors import BadInput, Unsupported
 from glassworks.models import Model
 from glassworks.sites import Site
+
+ATTENTION_SITES = ("attn_out", "attn_heads")
+MLP_READS = ("mlp_in", "mlp_in_pregain", "resid_pre", "resid_mid")
+APPROXIMATE = ("resid_pre", "resid_mid", "resid_post", "mlp_out")
+"""Sites whose autoencoders have no exact edges."""
+
+
+def layer_of(site: Site) -> int:
+    """The layer of a site; -1 where it has none."""
+    return -1 if site.layer is None else site.layer
+
+
+def part_of(site: Site) -> str:
+    """Which part of a layer a coder that writes a site replaces: a name of `PARTS`."""
+    return "attention" if site.kind in ATTENTION_SITES else "mlp" if site.kind == "mlp_out" else site.kind
+
+
+def place_of(coder: Coder) -> tuple[int, int]:
+    """Layer and part, by which features are ordered."""
+    return layer_of(coder.reads[0]), PARTS.index(part_of(coder.writes[0]))
+
+
+def replacement(model: Model, scope: Scope | None) -> tuple[Coder, ...]:
+    """The coders that a trace uses, from the lowest; an MLP without one is one error node a position.
+
+    Raises:
+        BadInput: the scope names no replacement, or a coder does not fit the model.
+        Unsupported: a coder reads or writes what a trace does not know, or two replace the same part of a layer.
+    """
+    if scope is not None and not scope.replacement:
+        raise BadInput(
+            f"The scope {scope.name} does not name the coders that replace the MLPs; take a part of it with "
+            f"scope.choose(kind=..., width=..., l0=..., tags=...), one coder a layer or one CLT."
+        )
+    coders = [] if scope is None else [part for name in scope.replacement for part in scope[name].parts]
+    for coder in coders:
+        _check(model, coder)
+    places = [place_of(coder) for coder in coders]
+    twice = [place for place in places if places.count(place) > 1]
+    if twice:
+        raise Unsupported(
+            f"Two coders of the replacement set replace the {PARTS[twice[0][1]]} part of layer {twice[0][0]}; "
+            "a trace takes one."
+        )
+    return tuple(sorted(coders, key=place_of))
+
+
+def _check(model: Model, coder: Coder) -> None:
+    if len(coder.reads) != 1:
+        raise Unsupported(f"The coder {coder.id} reads {len(coder.reads)} sites at once; a trace takes coders of one.")
+    read, kinds = coder.reads[0], {site.kind for site in coder.writes}
+    alike = coder.reads == coder.writes and read.kind in (*ATTENTION_SITES, *APPROXIMATE)
+    if not alike and (kinds != {"mlp_out"} or read.kind not in MLP_READS):
+        wrong, own = ", ".join(site.name for site in coder.writes), ", ".join((*ATTENTION_SITES, *APPROXIMATE))
+        raise Unsupported(
+            f"The coder {coder.id} reads {read} and writes {wrong}; a trace takes coders that read "
+            f"{', '.join(MLP_READS)} and write mlp_out, and autoencoders on {own}."
+        )
+    if any(layer_of(site) >= model.n_layers for site in (*coder.reads, *coder.writes)):
+        raise BadInput(f"The coder {coder.id} does not fit the model, which has layers 0 to {model.n_layers - 1}.")
+    if min(map(layer_of, coder.writes)) < layer_of(read):
+        raise Unsupported(
+            f"The coder {coder.id} writes below the layer that it reads; a trace does not take such coders."
+        )
+    width = coder.encoder_rows(torch.zeros(1, dtype=torch.long)).shape[1]
+    right = model.n_heads * model.d_head if read.kind == "attn_heads" else model.d_model
+    if width != right:
+        raise BadInput(f"The coder {coder.id} reads width {width}; {read} of the model has width {right}.")
+
+
+def masked_positions(scope: Scope | None, texts: Sequence[str]) -> Bool[Tensor, " token"]:
+    """Positions without features and errors, because the coders were not trained on them."""
+    return torch.arange(len(texts)) < (0 if scope is None else scope.masked(texts))
+
+
+def approximate(coders: Sequence[Coder]) -> list[str]:
+    """The coders that have no exact edges, by id."""
+    return [coder.id for coder in coders if coder.reads == coder.writes and coder.reads[0].kind in APPROXIMATE]
 
 
 @final
@@ -30,7 +108,7 @@ class Active:
     Attributes:
         coder: the coder.
         layer: the layer that it reads.
-        part: the part of the layer that it stands for, a number in `PARTS`.
+        part: the part of the layer that it replaces, a number in `PARTS`.
         position: token of each feature.
         index: its latent.
         value: its activation.
@@ -68,7 +146,7 @@ class Sources:
     @property
     def features(self) -> int:
         """How many features there are."""
-        return sum(len(each.index) for each in self.active)
+        return sum(len(features.index) for features in self.active)
 
     @property
     def columns(self) -> int:
@@ -93,43 +171,87 @@ class Output:
     part: int
     site: Site
 
-    def value(self, captured: Captured) -> Float[Tensor, "token d_model"]:
-        """What the model really adds to the stream here."""
-        return captured[str(self.stream)].float()
-
     @property
     def stream(self) -> Site:
         """Where it can be seen in the stream."""
-        return Site("mlp_out" if self.part == PARTS.index("mlp") else "attn_out", self.layer)
+        return Site("mlp_out" if self.part == MLP else "attn_out", self.layer)
 
 
 def outputs(model: Model, coders: Sequence[Coder]) -> list[Output]:
     """The outputs that are made of sources, in the order of their error nodes: all MLPs, and replaced attention."""
-    found = [Output(2 * n + 2, n, PARTS.index("mlp"), Site("mlp_out", n)) for n in range(model.n_layers)]
-    attention = [coder.writes[0] for coder in coders if coder.writes[0].kind in ATTENTION]
-    found += [Output(2 * _layer(site) + 1, _layer(site), PARTS.index("attention"), site) for site in attention]
-    return sorted(found, key=lambda each: each.stage)
+    mlps = [Output(2 * layer + 2, layer, MLP, Site("mlp_out", layer)) for layer in range(model.n_layers)]
+    sites = [coder.writes[0] for coder in coders if coder.writes[0].kind in ATTENTION_SITES]
+    attention = [Output(2 * layer_of(site) + 1, layer_of(site), ATTENTION, site) for site in sites]
+    return sorted([*mlps, *attention], key=lambda output: output.stage)
 
 
 def collect(model: Model, coders: Sequence[Coder], captured: Captured, masked: Bool[Tensor, " token"]) -> Sources:
-    """Encode the prompt, and lay out all that is written."""
+    """Encode the prompt, and lay out all that is written: features, errors and constants of every output."""
     active = tuple(encode(coder, captured, masked) for coder in coders)
-    skips = tuple(skip for coder in coders for skip in _skips(model, coder, captured, masked))
+    starts = torch.tensor([0, *(len(features.index) for features in active)]).cumsum(0).tolist()
+    free, tokens, device = (~masked).nonzero()[:, 0], len(masked), masked.device
     places = outputs(model, coders)
-    parts, constants = _writes(model, places, active, captured, masked)
-    free = (~masked).nonzero()[:, 0]
-    of = torch.tensor([[each.layer, each.part] for each in places], device=masked.device).repeat_interleave(
-        len(free), 0
-    )
+    of = torch.tensor([[place.layer, place.part] for place in places], device=device).repeat_interleave(len(free), 0)
     errors = torch.cat([of, free.repeat(len(places))[:, None]], dim=1)
-    tokens, features = len(masked), sum(len(each.index) for each in active)
-    embedding = torch.arange(tokens, device=masked.device)
-    parts[0] = [(embedding, features + len(errors) + embedding, captured["embed"].float())]
-    writes = {
-        stage: Writes.sort(*(torch.cat(column) for column in zip(*part, strict=True)), tokens=tokens)
-        for stage, part in parts.items()
-    }
+    embedding = torch.arange(tokens, device=device)
+    first = (embedding, starts[-1] + len(errors) + embedding, captured["embed"].float())
+    writes, constants = {0: Writes.sort(*first, tokens=tokens)}, {}
+    for number, place in enumerate(places):
+        output = captured[str(place.stream)].float()
+        parts, bias, error = [], torch.zeros_like(output), output.clone()
+        for features, start in zip(active, starts, strict=False):
+            coder = features.coder
+            if place.site not in coder.writes:
+                continue
+            vectors = features.value[:, None] * coder.decoder_rows(features.index, place.site)
+            silent, skip = coder.bias(place.site), coder.skip(place.site)
+            if place.site.kind == "attn_heads":
+                vectors = through_output(model, place.layer, captured, vectors, features.position)
+                silent = through_output(model, place.layer, captured, silent.expand(tokens, -1), embedding)
+                silent = silent + attention_bias(model, place.layer, captured)
+            x = captured[coder.reads[0].name].float()
+            skipped = x.new_zeros(()) if skip is None else x @ skip
+            check_finite(coder, vectors.sum() + silent.sum() + skipped.sum())
+            parts.append((features.position, start + torch.arange(len(vectors), device=device), vectors))
+            bias += silent
+            error.index_add_(0, features.position, vectors, alpha=-1)
+            error -= silent + skipped
+        parts.append((free, starts[-1] + number * len(free) + torch.arange(len(free), device=device), error[free]))
+        columns = (torch.cat(column) for column in zip(*parts, strict=True))
+        writes[place.stage] = Writes.sort(*columns, tokens=tokens)
+        constants[place.stage] = torch.where(masked[:, None], output, bias)
+    skips = tuple(skip for coder in coders for skip in _skips(model, coder, captured, masked))
     return Sources(tokens, active, errors, writes, constants, skips)
+
+
+def encode(coder: Coder, captured: Captured, masked: Bool[Tensor, " token"]) -> Active:
+    """The active features of a coder; BadInput where its weights are not finite."""
+    x = captured[coder.reads[0].name].float()
+    latents = coder.encode(x)
+    check_finite(coder, coder.preactivations(x[-1:]))  # a threshold would pass over NaN in silence
+    kept = ~masked[latents.positions]
+    columns = (column[kept] for column in (latents.positions, latents.indices, latents.values.float()))
+    return Active(coder, *place_of(coder), *columns)
+
+
+def check_finite(coder: Coder, values: Tensor) -> None:
+    """Raise BadInput where what a coder gives is not finite."""
+    if not bool(values.isfinite().all()):
+        raise BadInput(f"The coder {coder.id} has weights that are not finite; download or write it again.")
+
+
+def _skips(model: Model, coder: Coder, captured: Captured, masked: Bool[Tensor, " token"]) -> list[Skip]:
+    place = read_place(model, coder.reads[0], captured)
+    factor = (~masked).float()[:, None]
+    skips = []
+    for site in coder.writes:
+        weight = coder.skip(site)
+        if weight is not None:
+            assert isinstance(place, Read)
+            rows, constant = fold_read(place.norm, weight.detach().T)
+            scaled = factor if place.scale is None else factor * place.scale
+            skips.append(Skip(place.stage, 2 * layer_of(site) + 2, rows.T, scaled, factor * constant))
+    return skips
 
 
 def feature_targets(model: Model, active: Active, captured: Captured) -> Targets:
@@ -142,91 +264,3 @@ def preactivations(active: Active, captured: Captured) -> Float[Tensor, " k"]:
     """The pre-activations of active features on the captured activations."""
     x = captured[active.coder.reads[0].name].float()[active.position]
     return (x * active.coder.encoder_rows(active.index)).sum(1) + active.coder.encoder_bias(active.index)
-
-
-Part = tuple[Tensor, Tensor, Tensor]  # positions, columns, vectors
-
-
-def _writes(
-    model: Model, places: Sequence[Output], active: Sequence[Active], captured: Captured, masked: Tensor
-) -> tuple[dict[int, list[Part]], dict[int, Tensor]]:
-    """Feature and error writes, and constants, of every output, by stage."""
-    starts = torch.tensor([0, *(len(each.index) for each in active)]).cumsum(0).tolist()
-    free = (~masked).nonzero()[:, 0]
-    parts, constants = {}, {}
-    for number, place in enumerate(places):
-        output = place.value(captured)
-        features, bias, error = [], torch.zeros_like(output), output.clone()
-        for each, start in zip(active, starts, strict=False):
-            if place.site not in each.coder.writes:
-                continue
-            part, silent = (
-                _feature_writes(model, each, place, start, captured),
-                _bias(model, each.coder, place, captured),
-            )
-            skipped = _skipped(each.coder, place.site, captured)
-            check_finite(each.coder, part[2].sum() + silent.sum() + skipped.sum())
-            features.append(part)
-            bias += silent
-            error.index_add_(0, part[0], part[2], alpha=-1)
-            error -= silent + skipped
-        columns = starts[-1] + number * len(free) + torch.arange(len(free), device=free.device)
-        parts[place.stage] = [*features, (free, columns, error[free])]
-        constants[place.stage] = torch.where(masked[:, None], output, bias)
-    return parts, constants
-
-
-def _feature_writes(model: Model, active: Active, place: Output, start: int, captured: Captured) -> Part:
-    vectors = active.value[:, None] * active.coder.decoder_rows(active.index, place.site)
-    if place.site.kind == "attn_heads":
-        vectors = through_output(model, place.layer, captured, vectors, active.position)
-    return active.position, start + torch.arange(len(vectors), device=vectors.device), vectors
-
-
-def _bias(model: Model, coder: Coder, place: Output, captured: Captured) -> Tensor:
-    bias = coder.bias(place.site)
-    if place.site.kind != "attn_heads":
-        return bias
-    tokens = torch.arange(len(captured["embed"]), device=bias.device)
-    through = through_output(model, place.layer, captured, bias.expand(len(tokens), -1), tokens)
-    return through + attention_bias(model, place.layer, captured)
-
-
-def _skipped(coder: Coder, site: Site, captured: Captured) -> Tensor:
-    skip, x = coder.skip(site), captured[coder.reads[0].name].float()
-    return x.new_zeros(()) if skip is None else x @ skip
-
-
-def encode(coder: Coder, captured: Captured, masked: Bool[Tensor, " token"]) -> Active:
-    """The active features of a coder; BadInput where its weights are not finite."""
-    x = captured[coder.reads[0].name].float()
-    latents = coder.encode(x)
-    check_finite(coder, coder.preactivations(x[-1:]))  # a threshold would pass over NaN in silence
-    kept = ~masked[latents.positions]
-    found = (each[kept] for each in (latents.positions, latents.indices, latents.values.float()))
-    return Active(coder, _layer(coder.reads[0]), PARTS.index(part_of(coder)), *found)
-
-
-def check_finite(coder: Coder, values: Tensor) -> None:
-    """Raise BadInput where what a coder gives is not finite."""
-    if not bool(values.isfinite().all()):
-        raise BadInput(f"The coder {coder.id} has weights that are not finite; download or write it again.")
-
-
-def _skips(model: Model, coder: Coder, captured: Captured, masked: Bool[Tensor, " token"]) -> list[Skip]:
-    place = read_place(model, coder.reads[0], captured)
-    factor = (~masked).float()[:, None]
-    found = []
-    for site in coder.writes:
-        weight = coder.skip(site)
-        if weight is not None:
-            assert isinstance(place, Read)
-            rows, constant = fold_read(place.norm, weight.detach().T)
-            scaled = factor if place.scale is None else factor * place.scale
-            found.append(Skip(place.stage, 2 * _layer(site) + 2, rows.T, scaled, factor * constant))
-    return found
-
-
-def _layer(site: Site) -> int:
-    assert site.layer is not None
-    return site.layer

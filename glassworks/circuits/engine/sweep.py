@@ -108,12 +108,12 @@ def divide(targets: Targets, rows: Int[Tensor, " t"], columns: int, block: int =
     order = order[targets.position[order].argsort(descending=True, stable=True)]
     positions, counts = targets.position[order].unique_consecutive(return_counts=True)
     group, last = [], 0
-    for position, members in zip(positions.tolist(), order.split(counts.tolist()), strict=True):
+    for position, same in zip(positions.tolist(), order.split(counts.tolist()), strict=True):
         if group and (sum(map(len, group)) >= FEWEST or 4 * position < 3 * last):
             yield from _pieces(targets, torch.cat(group), last, columns, block)
             group = []
         last = last if group else position
-        group.append(members)
+        group.append(same)
     if group:
         yield from _pieces(targets, torch.cat(group), last, columns, block)
 

@@ -1,28 +1,45 @@
 """The graphs of circuit-tracer: their `.pt` files are read, their order of nodes and their arrays written.
 
 Their matrix is square (row: target, column: source) over the nodes: selected features by layer, position and index;
-errors of every layer and position, masked ones too; tokens; logits. We write it as `.npz`, never as a pickle. This
-module must not know the class Graph.
+errors of every layer and position, masked ones too; tokens; logits. We write it as `.npz`, never as a pickle. Nothing
+in their pickles is run: PyTorch's weights-only reader makes tensors and plain values, objects of their libraries become
+inert records, and any other name is refused.
 """
 
 import json
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-from zipfile import BadZipFile
+from typing import Any, final
+from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from glassworks.circuits.formats.unpickle import Record, read_pt
-from glassworks.circuits.nodes import EMBEDDING, ERROR, FEATURE, LOGIT, Nodes
-from glassworks.circuits.origin import Origin
+from glassworks.circuits.nodes import EMBEDDING, ERROR, FEATURE, LOGIT, Nodes, Origin
 from glassworks.errors import BadArtefact, Unsupported
 
 LIBRARIES = ("circuit_tracer", "transformer_lens")
 Parsed = tuple[Origin, Nodes, Float[Tensor, "t source"]]
+
+
+@final
+class Record:
+    """Replaces an object of another library: what it was made of, never what it does."""
+
+    parts: tuple[Any, ...]
+    state: Any
+
+    def __new__(cls, *parts: Any) -> "Record":
+        """Keep what it was made of."""
+        self = super().__new__(cls)
+        self.parts, self.state = parts, {}
+        return self
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
 
 
 def arranged(origin: Origin, nodes: Nodes) -> tuple[Int[Tensor, " n"], Nodes]:
@@ -72,11 +89,11 @@ def write(path: Path, origin: Origin, nodes: Nodes, adjacency: Float[Tensor, "n 
         adjacency: the matrix in their order.
     """
     feature, logit = nodes.of(FEATURE), nodes.of(LOGIT)
-    told = {"input_string": origin.prompt, "scan": origin.scope, "model": origin.model}
-    told |= {"token_texts": list(origin.token_texts), "targets": list(origin.facts.get("targets", []))}
-    told |= {"logit_texts": [node.label for node in nodes.select(logit.nonzero()[:, 0])]}
+    facts = {"input_string": origin.prompt, "scan": origin.scope, "model": origin.model}
+    facts |= {"token_texts": list(origin.token_texts), "targets": list(origin.facts.get("targets", []))}
+    facts |= {"logit_texts": [node.label for node in nodes.select(logit.nonzero()[:, 0])]}
     arrays: dict[str, Any] = {
-        "facts": np.array(json.dumps(told)),
+        "facts": np.array(json.dumps(facts)),
         "adjacency_matrix": adjacency,
         "active_features": torch.stack([nodes.layer, nodes.position, nodes.index], 1)[feature],
         "activation_values": nodes.activation[feature],
@@ -86,7 +103,7 @@ def write(path: Path, origin: Origin, nodes: Nodes, adjacency: Float[Tensor, "n 
         "logit_probabilities": nodes.probability[logit],
     }
     with path.open("wb") as file:
-        np.savez(file, allow_pickle=False, **{name: np.asarray(each) for name, each in arrays.items()})
+        np.savez(file, allow_pickle=False, **{name: np.asarray(array) for name, array in arrays.items()})
 
 
 def read(path: Path) -> Parsed:
@@ -98,9 +115,9 @@ def read(path: Path) -> Parsed:
     Raises:
         BadArtefact: it is something else, or contradicts itself.
     """
-    plain = _npz(path) if path.suffix == ".npz" else read_pt(path, LIBRARIES)
+    plain = _npz(path) if path.suffix == ".npz" else _pt(path)
     try:
-        return _parse(_told(plain), plain)
+        return _parse(_facts(plain), plain)
     except BadArtefact as error:
         raise BadArtefact(f"The graph {path} is damaged: {error}") from error
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
@@ -117,12 +134,40 @@ def _npz(path: Path) -> dict[str, Any]:
     return {name: torch.from_numpy(value) for name, value in arrays.items()} | {"facts": facts}
 
 
-def _told(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """What the file says in words: of a `.npz` its facts, of a `.pt` its entries and its configuration."""
+def _pt(path: Path) -> Any:
+    """Read a file that `torch.save` wrote, objects of their libraries as records."""
+    try:
+        with ZipFile(path) as file:
+            packed = [entry.filename for entry in file.infolist() if entry.compress_type != ZIP_STORED]
+        if packed:
+            raise BadArtefact(f"The file {path} is damaged (its member {packed[0]} is compressed).")
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        other = [name for name in names if name.partition(".")[0] not in LIBRARIES]
+        if other:
+            raise BadArtefact(f"The file names {other[0]}, which such a file does not need; it is not read further.")
+        with torch.serialization.safe_globals([(Record, name) for name in names]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, BadZipFile) as error:
+        raise BadArtefact(f"The file {path} is not a readable .pt file ({error}).") from error
+    except (
+        pickle.UnpicklingError,
+        EOFError,
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        RuntimeError,
+    ) as error:
+        first = str(error).partition("\n")[0]
+        raise BadArtefact(f"The file {path} is damaged ({first}).") from error
+
+
+def _facts(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Text and names of the file: of a `.npz` its facts, of a `.pt` its entries and its configuration."""
     if "facts" in plain:
         return plain["facts"] | {"logit_ids": plain["logit_ids"].tolist()}
     config = plain["cfg"].state if isinstance(plain["cfg"], Record) else {}
-    pairs = [each.parts if isinstance(each, Record) else tuple(each) for each in plain["logit_targets"]]
+    pairs = [pair.parts if isinstance(pair, Record) else tuple(pair) for pair in plain["logit_targets"]]
     return {
         "input_string": plain["input_string"],
         "scan": str(plain.get("scan") or ""),
@@ -133,10 +178,10 @@ def _told(plain: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _parse(told: dict[str, Any], plain: Mapping[str, Any]) -> Parsed:
+def _parse(facts: dict[str, Any], plain: Mapping[str, Any]) -> Parsed:
     tokens = plain["input_tokens"].flatten().tolist()
     selected = plain["selected_features"].long()
-    features, ids = plain["active_features"].long()[selected], told["logit_ids"]
+    features, ids = plain["active_features"].long()[selected], facts["logit_ids"]
     values, whole = plain["activation_values"].float()[selected], plain["adjacency_matrix"].float()
     left = len(whole) - len(features) - len(tokens) - len(ids)
     layers = left // len(tokens)
@@ -151,32 +196,26 @@ def _parse(told: dict[str, Any], plain: Mapping[str, Any]) -> Parsed:
         [
             Nodes.build(FEATURE, at | {"activation": values}, [""] * len(features)),
             Nodes.build(ERROR, {"layer": every[:, 0], "position": every[:, 1]}, [""] * len(every)),
-            Nodes.build(EMBEDDING, index, told["token_texts"]),
-            Nodes.build(LOGIT, last | {"index": torch.tensor(ids), "probability": probability}, told["logit_texts"]),
+            Nodes.build(EMBEDDING, index, facts["token_texts"]),
+            Nodes.build(LOGIT, last | {"index": torch.tensor(ids), "probability": probability}, facts["logit_texts"]),
         ]
     )
     nodes = unsorted.select(order := unsorted.order())
-    _check(nodes, len(tokens), layers)
+    feature = nodes.of(FEATURE)
+    inside = (nodes.layer[feature] >= 0) & (nodes.layer[feature] < layers) & (nodes.index[feature] >= 0)
+    if not bool((inside & (nodes.position[feature] >= 0) & (nodes.position[feature] < len(tokens))).all()):
+        raise BadArtefact(f"it has features outside its {layers} layers and {len(tokens)} tokens.")
     whole = whole[order][:, order]
     rows = nodes.of(FEATURE) | nodes.of(LOGIT)
     upward = nodes.layer[:, None] > nodes.layer[None]
     if bool(whole[~rows].any()) or bool(whole[~upward].any()):
         raise BadArtefact("it has edges that do not lead from a node to a feature or logit of a higher layer.")
-    facts = {"targets": told["targets"]} if told.get("targets") else {}
     origin = Origin(
-        model=told["model"],
-        scope=told["scan"],
-        prompt=told["input_string"],
+        model=facts["model"],
+        scope=facts["scan"],
+        prompt=facts["input_string"],
         tokens=tuple(tokens),
-        token_texts=tuple(map(str, told["token_texts"])),
-        facts=facts,
+        token_texts=tuple(map(str, facts["token_texts"])),
+        facts={"targets": facts["targets"]} if facts.get("targets") else {},
     )
     return origin, nodes, whole[rows][:, : nodes.sources]
-
-
-def _check(nodes: Nodes, tokens: int, layers: int) -> None:
-    feature = nodes.of(FEATURE)
-    inside = (nodes.layer[feature] >= 0) & (nodes.layer[feature] < layers)
-    inside &= (nodes.position[feature] >= 0) & (nodes.position[feature] < tokens) & (nodes.index[feature] >= 0)
-    if not bool(inside.all()):
-        raise BadArtefact(f"it has features outside its {layers} layers and {tokens} tokens.")

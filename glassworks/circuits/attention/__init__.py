@@ -1,1 +1,0 @@
-"""Attention, explained: which heads carry an edge, and what made them look."""

@@ -1,1 +1,0 @@
-"""Checks: what a graph claims, held against the running model."""

@@ -1,1 +1,0 @@
-"""Many prompts: what recurs, what differs, and what it predicts."""

@@ -1,1 +1,0 @@
-"""Reading a graph: its paths, groups, story, and the least that is enough."""
