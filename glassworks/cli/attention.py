@@ -53,7 +53,7 @@ def attention(
             traced = found.graph
     with Console(stderr=True).status("Taking heads apart ..."):
         result: dict[str, Any] = {"prompt": traced.prompt, "tokens": list(traced.token_texts)}
-        if edge or head:
+        if edge or head is not None:
             pairs = [_ends(traced, text) for text in edge or []]
             result["edges"] = [edge_values(found.edge(source, target)) for source, target in pairs]
             scores = [] if head is None else [found.score(*_where(found, head, at))]
