@@ -284,7 +284,7 @@ LinearRead = Logit | Feature | Direction
 """A target that is one linear read."""
 Outcome = Token | tuple[Token, Token] | FeatureRef | LinearRead | Likely | Continuation
 """What a graph can explain: a token's text or id, two of them (the difference of their logits), a feature, or one of
-the classes of this module."""
+`Logit`, `Likely`, `Feature`, `Direction` and `Continuation`."""
 
 
 KINDS: dict[str, type[LinearRead]] = {"logit": Logit, "feature": Feature, "direction": Direction}
