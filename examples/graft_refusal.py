@@ -52,8 +52,8 @@ def main() -> None:
     for prompt in [each for name in ("wanted", "unwanted") for each in ready.task.tests[name][0][:5]]:
         clean = ready.b.generate(prompt, 8)
         with ready.b.edit(grafted):
-            asked = prompt.splitlines()[1].removesuffix("<end_of_turn>")
-            print(f"{asked:50} {clean!r:32} -> {ready.b.generate(prompt, 8)!r}")
+            request = prompt.splitlines()[1].removesuffix("<end_of_turn>")
+            print(f"{request:50} {clean!r:32} -> {ready.b.generate(prompt, 8)!r}")
     if not quick:
         found = transfer.evaluate(ready, report=lambda name: print(f"... {name}", file=sys.stderr))
         for row in found.rows:

@@ -74,13 +74,16 @@ def compare(
             ]
             tables = {"steps": transfer.step_rows(grown)} | ({"chains": chains} if chains else {})
         else:
-            found = [
+            comparisons = [
                 _pair(one, other, texts, coders, seed, bridge, prompts, crosscoder)
                 for one, other in combinations(loaded, 2)
             ]
-            plain = found[0].plain() if len(found) == 1 else {"pairs": [pair.plain() for pair in found]}
-            tables = {name: value for pair in found for name, value in _shared(pair).items()}
-            html = (transfer.pair_page(found[0]) if len(found) == 1 else transfer.family_page(found)) if page else ""
+            tables = {name: value for comparison in comparisons for name, value in _shared(comparison).items()}
+            if len(comparisons) == 1:
+                plain, html = comparisons[0].plain(), transfer.pair_page(comparisons[0]) if page else ""
+            else:
+                plain = {"pairs": [comparison.plain() for comparison in comparisons]}
+                html = transfer.family_page(comparisons) if page else ""
         if page:
             write_page(page, html)
     show(plain if as_json else tables, as_json)
@@ -126,39 +129,39 @@ def _pair(
     if known:
         known.check(a, b)
     scopes, tuned = (scope_a, scope_b), transfer.share_basis(a, b)
-    found = transfer.match_features(a, b, scopes, texts, coders, seed)
+    matching = transfer.match_features(a, b, scopes, texts, coders, seed)
     carry = transfer.carry_over(known) if known else transfer.carry_unchanged if tuned else None
     edges = None
     if prompts:
         lines = [line for line in lines_of(prompts) if line.strip()]
         if not lines:
             raise BadInput(f"The file {prompts} has no prompts; write one a line.")
-        edges = transfer.wiring(traces(a, scope_a, lines), traces(b, scope_b, lines), found.forward, seed)
+        edges = transfer.wiring(traces(a, scope_a, lines), traces(b, scope_b, lines), matching.forward, seed)
     return transfer.Comparison(
-        matching=found,
-        written=None if carry is None else transfer.compare_writes(found.forward, carry),
+        matching=matching,
+        written=None if carry is None else transfer.compare_writes(matching.forward, carry),
         wiring=edges,
         scaling=transfer.scale_features(a, b, scopes, texts, coders) if tuned else None,
         joint=transfer.scale_crosscoder(joint[0], a, b, texts) if joint else None,
     )
 
 
-def _shared(found: "Comparison") -> dict[str, Any]:
+def _shared(comparison: "Comparison") -> dict[str, Any]:
     """The tables that a terminal shows of one comparison; their names hold those of the models."""
     from glassworks.pages import with_interval
 
-    both, columns = found.matching, ("feature", "label", "partner", "partner_label", "r")
+    both, columns = comparison.matching, ("feature", "label", "partner", "partner_label", "r")
     figures = {"each other's best partners": f"{int(both.mutual.sum()):,}"}
-    if found.written:
-        figures["cosine of what they write"] = with_interval(found.written.mean)
-        figures["its rank among all features (chance 0.5)"] = with_interval(found.written.mean_rank)
-    if found.wiring:
-        figures[f"of {found.wiring.edges} edges of A, in B"] = with_interval(found.wiring.kept)
-        figures["with partners permuted at random"] = f"{found.wiring.chance:.3g}, p {found.wiring.p:.3f}"
-    if found.scaling:
-        figures[f"share new in {both.b}"] = with_interval(found.scaling.share)
-    if found.joint:
-        figures["share of the crosscoder's latents of B that are new"] = with_interval(found.joint.share)
+    if comparison.written:
+        figures["cosine of what they write"] = with_interval(comparison.written.mean)
+        figures["its rank among all features (chance 0.5)"] = with_interval(comparison.written.mean_rank)
+    if comparison.wiring:
+        figures[f"of {comparison.wiring.edges} edges of A, in B"] = with_interval(comparison.wiring.kept)
+        figures["with partners permuted at random"] = f"{comparison.wiring.chance:.3g}, p {comparison.wiring.p:.3f}"
+    if comparison.scaling:
+        figures[f"share new in {both.b}"] = with_interval(comparison.scaling.share)
+    if comparison.joint:
+        figures["share of the crosscoder's latents of B that are new"] = with_interval(comparison.joint.share)
 
     def rows(side: "FeatureMatches") -> list[dict[str, Any]]:
         return [
@@ -181,7 +184,7 @@ def _shared(found: "Comparison") -> dict[str, Any]:
         ],
         f"figures of {both.a} and {both.b}": [{"figure": name, "value": value} for name, value in figures.items()],
     }
-    for name, part in (("scaling", found.scaling), ("crosscoder", found.joint)):
+    for name, part in (("scaling", comparison.scaling), ("crosscoder", comparison.joint)):
         if part:
             tables[f"only in one of {both.a} and {both.b}, by {name}"] = [
                 {key: value[0] if isinstance(value, list) else value for key, value in record.items()}

@@ -232,7 +232,7 @@ def carry_coder(bridge: Bridge, coder: Coder) -> Transcoder:
         )
     (read,), (write,) = coder.reads, coder.writes
     own = {name: value.double() for name, value in coder.weights().items()}
-    down, up = (each.to(own["b_enc"].device, torch.float64) for each in (bridge.down(read), bridge.up(write)))
+    down, up = (map_.to(own["b_enc"].device, torch.float64) for map_ in (bridge.down(read), bridge.up(write)))
     weights = {"w_enc": down.pull(own["w_enc"]), "b_enc": own["b_enc"] + own["w_enc"] @ down.bias}
     weights["w_dec"], bias = up.push(own["w_dec"]), own["b_dec"]
     if "w_skip" in own:

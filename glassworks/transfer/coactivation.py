@@ -188,7 +188,7 @@ class PairSums:
         """
         weights = block_draws(self.rows, seed)
         parts = [
-            self._correlations(weights, *each) for each in zip(left.split(COLUMNS), right.split(COLUMNS), strict=True)
+            self._correlations(weights, *part) for part in zip(left.split(COLUMNS), right.split(COLUMNS), strict=True)
         ]
         return torch.cat(parts, 1) if parts else torch.zeros(len(weights), 0)
 
@@ -200,8 +200,8 @@ class PairSums:
         assert bool(((self.keys[number] == keys) | none).all()) if len(self.keys) else bool(none.all())
         if not len(self.keys):
             return torch.zeros(len(weights), len(left))
-        x, xx = (weights @ each.view(BLOCKS, -1)[:, left] for each in self.sums[0])
-        y, yy = (weights @ each.view(BLOCKS, -1)[:, right] for each in self.sums[1])
+        x, xx = (weights @ part.view(BLOCKS, -1)[:, left] for part in self.sums[0])
+        y, yy = (weights @ part.view(BLOCKS, -1)[:, right] for part in self.sums[1])
         xy = weights @ self.products.view(BLOCKS, -1)[:, number]
         return correlate((weights @ self.rows)[:, None], x, y, xx, yy, xy).masked_fill(none, 0.0).float()
 
@@ -242,16 +242,16 @@ def block_draws(rows: Float[Tensor, " block"], seed: int = 0) -> Float[Tensor, "
     return torch.zeros(len(counts), len(rows), dtype=torch.float64).index_copy_(1, held, counts)
 
 
-def interval(found: Float[Tensor, " draw"], floor: int | float = -torch.inf, top: int | float = torch.inf) -> Interval:
+def interval(drawn: Float[Tensor, " draw"], floor: int | float = -torch.inf, top: int | float = torch.inf) -> Interval:
     """A figure over the whole text with its 95 % interval; see `ends`.
 
     Args:
-        found: over the whole text, then over the drawn ones.
+        drawn: over the whole text, then over the drawn ones.
         floor: what the figure cannot fall below.
         top: what it cannot exceed.
     """
-    low, high = ends(found[:, None])
-    return float(found[0]), float(max(low, floor)), float(min(high, top))
+    low, high = ends(drawn[:, None])
+    return float(drawn[0]), float(max(low, floor)), float(min(high, top))
 
 
 def as_interval(estimate: Estimate) -> Interval:
@@ -261,16 +261,16 @@ def as_interval(estimate: Estimate) -> Interval:
     return value, low, high
 
 
-def ends(found: Float[Tensor, "draw feature"]) -> tuple[Float[Tensor, " feature"], Float[Tensor, " feature"]]:
+def ends(drawn: Float[Tensor, "draw feature"]) -> tuple[Float[Tensor, " feature"], Float[Tensor, " feature"]]:
     """The ends of 95 % intervals, feature by feature: percentiles of the draws, centred on the figure itself.
 
     A drawn text holds fewer different documents than the whole one, which moves the correlations of rare features; the
     centring takes that out.
 
     Args:
-        found: over the whole text, then over the drawn ones.
+        drawn: over the whole text, then over the drawn ones.
     """
-    whole, ordered = found[0], found[1:].sort(0).values
+    whole, ordered = drawn[0], drawn[1:].sort(0).values
     low = int((1 - LEVEL) / 2 * (len(ordered) - 1))
     shift = whole - ordered[len(ordered) // 2]
     return torch.minimum(ordered[low] + shift, whole), torch.maximum(ordered[len(ordered) - 1 - low] + shift, whole)

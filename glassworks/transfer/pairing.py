@@ -168,7 +168,7 @@ def second_site(site: Site, depth: int) -> Site:
         BadInput: the site has no layer.
     """
     if site.layer is None:
-        raise BadInput(f"The site {site} has no layer, so two models' cannot be told apart; choose another.")
+        raise BadInput(f"The site {site} has no layer, so two models' cannot be distinguished; choose another.")
     return Site(site.kind, site.layer + depth)
 
 

@@ -159,17 +159,19 @@ def _proxy(setup: Setup, split: Split) -> System | None:
 
 def _direction(setup: Setup, split: Split) -> System:
     """A's difference of means at the last token, mapped into B and added there; site and amount by demonstrations."""
-    best, chosen, shown = -torch.inf, plain_system(setup.b), split.demonstrations
+    best, chosen, demonstrations = -torch.inf, plain_system(setup.b), split.demonstrations
     for layer, partner in setup.bridge.layers.items():
         site_a, site_b = f"resid_post.{layer}", f"resid_post.{partner}"
-        high, low = (last_states(setup.a, site_a, prompts) for prompts in (shown.wanted, shown.unwanted))
+        high, low = (
+            last_states(setup.a, site_a, prompts) for prompts in (demonstrations.wanted, demonstrations.unwanted)
+        )
         vector = setup.bridge.up(site_a, site_b).push((high.mean(0) - low.mean(0)).float())
         for amount in AMOUNTS:
             system = edited_system(setup.b, add_vector(site_b, vector, by=amount))
             # Log-probability of the reply's first word on wanted prompts, with a penalty on unwanted ones.
             means = []
-            for prompts in (shown.wanted, shown.unwanted):
-                rows = [setup.b.tokens(prompt + shown.reply).tolist() for prompt in prompts]
+            for prompts in (demonstrations.wanted, demonstrations.unwanted):
+                rows = [setup.b.tokens(prompt + demonstrations.reply).tolist() for prompt in prompts]
                 logs = system(pad(rows)[0]).log_softmax(-1)
                 at = [len(setup.b.tokens(prompt)) for prompt in prompts]
                 means.append(torch.stack([logs[n, place - 1, rows[n][place]] for n, place in enumerate(at)]))
@@ -181,10 +183,10 @@ def _direction(setup: Setup, split: Split) -> System:
 def _few_shots(setup: Setup, split: Split) -> System:
     """B fine-tuned on the same demonstrations with the same losses."""
     b = copy.deepcopy(setup.b.hf).requires_grad_(True)
-    shown, fitting, tokens = split.demonstrations, split.fitting, setup.b.tokens
-    wanted = [(len(tokens(prompt)), tokens(prompt + shown.reply).tolist()) for prompt in shown.wanted]
-    still = [tokens(prompt).tolist() for prompt in shown.unwanted]
-    quiet = [tokens(text).tolist() for text in shown.neutral[:SFT_NEUTRAL]]
+    demonstrations, fitting, tokens = split.demonstrations, split.fitting, setup.b.tokens
+    wanted = [(len(tokens(prompt)), tokens(prompt + demonstrations.reply).tolist()) for prompt in demonstrations.wanted]
+    still = [tokens(prompt).tolist() for prompt in demonstrations.unwanted]
+    quiet = [tokens(text).tolist() for text in demonstrations.neutral[:SFT_NEUTRAL]]
 
     def logs(hf: Any, rows: Sequence[list[int]], last: bool) -> Tensor:
         every = hf(input_ids=pad(rows)[0], use_cache=False).logits.log_softmax(-1)
@@ -341,7 +343,7 @@ def evaluate(
         groups[name] = {}
         for words, some in (("without", graft.without(name)), ("alone", graft.only(name))):
             hits = judge.hits(edited_system(b, some))
-            groups[name] |= {f"{kind} {words}": float(each.mean()) for kind, each in hits.items()}
+            groups[name] |= {f"{kind} {words}": float(rate.mean()) for kind, rate in hits.items()}
     facts = {"a": setup.a.name, "b": b.name, "behaviour": setup.task.name, "splits": splits, "each": count}
     facts |= {"nodes": len(setup.graft.gains), "fitting": asdict(fitting)}
     facts |= {"layers": list(setup.layers or setup.bridge.layers.values())}
@@ -408,10 +410,10 @@ def two_way_interval(
         minus: what is subtracted, with the same splits and other items.
     """
     splits, means = torch.cat([*stats.draws(len(values))]), 0.0
-    for seed, sign, each in ((1, 1, values), (2, -1, minus)):
-        if each is not None:
-            items = torch.cat([*stats.draws(each.shape[1], seed)])
-            by_split = items @ each.double().T / each.shape[1]
+    for seed, sign, matrix in ((1, 1, values), (2, -1, minus)):
+        if matrix is not None:
+            items = torch.cat([*stats.draws(matrix.shape[1], seed)])
+            by_split = items @ matrix.double().T / matrix.shape[1]
             means = means + sign * (splits * by_split).sum(1) / len(values)
     assert isinstance(means, Tensor)
     return as_interval(stats.interval(means, values.numel()))

@@ -66,36 +66,36 @@ class Comparison:
         return rows
 
 
-def pair_page(found: Comparison) -> str:
+def pair_page(comparison: Comparison) -> str:
     """A page of two models."""
-    return document(f"{found.matching.a} and {found.matching.b}", _pair(found))
+    return document(f"{comparison.matching.a} and {comparison.matching.b}", _pair(comparison))
 
 
-def family_page(found: Sequence[Comparison]) -> str:
+def family_page(comparisons: Sequence[Comparison]) -> str:
     """A page of several models, each compared with each."""
     names = list(dict.fromkeys(name for pair in found for name in (pair.matching.a, pair.matching.b)))
     body = [heading("Share of the features of each model (row) that are found in each other (column)")]
-    body.append(_heat(names, names, found_shares(found)))
-    for pair in found:
+    body.append(_heat(names, names, found_shares(comparisons)))
+    for pair in comparisons:
         body += [heading(f"{pair.matching.a} and {pair.matching.b}", 1), *_pair(pair)]
     return document(", ".join(names), body)
 
 
-def found_shares(found: Sequence[Comparison]) -> list[list[Interval]]:
+def found_shares(comparisons: Sequence[Comparison]) -> list[list[Interval]]:
     """Share of each model's features that are found in each other model; 1 in itself."""
     shares: dict[tuple[str, str], Interval] = {}
-    for pair in found:
+    for pair in comparisons:
         a, b = pair.matching.a, pair.matching.b
         shares[a, b], shares[b, a] = pair.matching.forward.whole.found, pair.matching.backward.whole.found
     names = list(dict.fromkeys(name for pair in shares for name in pair))
     return [[shares.get((row, column), (1.0, 1.0, 1.0)) for column in names] for row in names]
 
 
-def evolution_page(found: Evolution) -> str:
+def evolution_page(evolution: Evolution) -> str:
     """A page of one model's layers."""
-    steps, names = found.steps, [*found.matches.home.names]
+    steps, names = evolution.steps, [*evolution.matches.home.names]
     known, going = [0.0, *(step.known[0] for step in steps)], [*(step.going_on[0] for step in steps), 0.0]
-    layers = list(zip(names, [row.alive for row in found.matches.summaries], known, going, strict=False))
+    layers = list(zip(names, [row.alive for row in evolution.matches.summaries], known, going, strict=False))
     chains = [
         {
             "chain": " -> ".join(chain.features),
@@ -103,7 +103,7 @@ def evolution_page(found: Evolution) -> str:
             "r": ", ".join(f"{r:.2f}" for r in chain.r),
             "cosine": ", ".join(f"{cosine:.2f}" for cosine in chain.cosine),
         }
-        for chain in found.chains[:LISTED]
+        for chain in evolution.chains[:LISTED]
     ]
     body = [
         paragraph(
@@ -113,16 +113,16 @@ def evolution_page(found: Evolution) -> str:
         ),
         figure(flow(layers, [step.chained for step in steps])),
         heading("From layer to layer"),
-        table(step_rows(found)),
+        table(step_rows(evolution)),
         heading("Share of each layer's features (row) that are found in each layer (column)"),
-        _heat(names, names, found.matches.shares),
+        _heat(names, names, evolution.matches.shares),
         heading("Chains"),
         table(chains, words=True) if chains else paragraph("There are none."),
     ]
-    return document(f"{found.model}: how features change with depth", body)
+    return document(f"{evolution.model}: how features change with depth", body)
 
 
-def step_rows(found: Evolution) -> list[dict[str, Any]]:
+def step_rows(evolution: Evolution) -> list[dict[str, Any]]:
     """Rows of a table, one a step from layer to layer."""
     return [
         {
@@ -135,12 +135,12 @@ def step_rows(found: Evolution) -> list[dict[str, Any]]:
             "r": step.r,
             "cosine": step.cosine,
         }
-        for step in found.steps
+        for step in evolution.steps
     ]
 
 
-def _pair(found: Comparison) -> list[str]:
-    matching = found.matching
+def _pair(comparison: Comparison) -> list[str]:
+    matching = comparison.matching
     body = _side(matching.forward, matching.a, matching.b) + _side(matching.backward, matching.b, matching.a)
     plain = matching.plain()
     facts: dict[str, Any] = {
@@ -149,12 +149,14 @@ def _pair(found: Comparison) -> list[str]:
         "one-to-one pairs": plain["one_to_one"]["pairs"],
         "mean r of one-to-one pairs": plain["one_to_one"]["r"],
     }
-    if found.written is not None:
+    if comparison.written is not None:
         facts |= {
-            "cosine of what found features and partners write": with_interval(found.written.mean),
-            "its rank among all features of the partner's coder (chance 0.5)": with_interval(found.written.mean_rank),
+            "cosine of what found features and partners write": with_interval(comparison.written.mean),
+            "its rank among all features of the partner's coder (chance 0.5)": with_interval(
+                comparison.written.mean_rank
+            ),
         }
-    if (edges := found.wiring) is not None:
+    if (edges := comparison.wiring) is not None:
         facts |= {
             "prompts traced": edges.prompts,
             "influence of A's recurring features with a partner": edges.matched,
@@ -165,10 +167,10 @@ def _pair(found: Comparison) -> list[str]:
         }
     rows = [{"figure": name, "value": value} for name, value in facts.items()]
     body += [heading("Figures"), table(rows)]
-    body += _scaled(found.scaling, f"What {matching.b} has that {matching.a} lacks: latent scaling")
-    body += _scaled(found.joint, "Latents of the crosscoder")
+    body += _scaled(comparison.scaling, f"What {matching.b} has that {matching.a} lacks: latent scaling")
+    body += _scaled(comparison.joint, "Latents of the crosscoder")
     columns = ("feature", "label", "partner", "partner_label", "r", "low", "high", "cosine", "rank")
-    lists = {"Features of both": found.shared(), f"Only in {matching.a}": matching.forward.matches(LISTED, False)}
+    lists = {"Features of both": comparison.shared(), f"Only in {matching.a}": matching.forward.matches(LISTED, False)}
     lists[f"Only in {matching.b}"] = matching.backward.matches(LISTED, False)
     for title, features in lists.items():
         body += [heading(title), table(features, columns, words=True)]
@@ -204,21 +206,21 @@ def _side(side: FeatureMatches, of: str, where: str) -> list[str]:
     ]
 
 
-def _scaled(found: Scaling | None, title: str) -> list[str]:
-    if found is None:
+def _scaled(scaling: Scaling | None, title: str) -> list[str]:
+    if scaling is None:
         return []
     sets: Mapping[str, list[tuple[float, float, str]]] = {"found in both": [], "new": []}
-    for feature in found.alive.nonzero()[:, 0].tolist()[:DOTS]:
-        rebuilt, left = found.ratios[:, feature].tolist()
-        name = f"{found.features[feature]} {found.labels[feature]}"
-        sets["new" if found.new[feature] else "found in both"].append((rebuilt, left, name))
+    for feature in scaling.alive.nonzero()[:, 0].tolist()[:DOTS]:
+        rebuilt, left = scaling.ratios[:, feature].tolist()
+        name = f"{scaling.features[feature]} {scaling.labels[feature]}"
+        sets["new" if scaling.new[feature] else "found in both"].append((rebuilt, left, name))
     rows = [
         {name: with_interval(tuple(value)) if isinstance(value, list) else value for name, value in row.items()}
-        for row in found.records(LISTED)
+        for row in scaling.records(LISTED)
     ]
     note = (
-        f"{int((found.alive & found.new).sum()):,} of {int(found.alive.sum()):,} features are new: the ratio of the "
-        f"rebuilt part is below {MOST[0]}, that of the leftover below {MOST[1]}; share {with_interval(found.share)}."
+        f"{int((scaling.alive & scaling.new).sum()):,} of {int(scaling.alive.sum()):,} features are new: the ratio of "
+        f"the rebuilt part is below {MOST[0]}, of the leftover below {MOST[1]}; share {with_interval(scaling.share)}."
     )
     axes = ("ratio of betas, rebuilt part", "ratio of betas, leftover")
     columns = ("feature", "label", "of", "rebuilt", "leftover", "norm")

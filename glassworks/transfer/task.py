@@ -192,7 +192,7 @@ class Judge:
             self._clean = [scores.clone() for _, scores in _scored(plain_system(self.b), self._texts)]
         kls, losses = [], []
         for (row, scores), clean in zip(_scored(system, self._texts), self._clean, strict=True):
-            before, after = (each[: len(row)].double().log_softmax(-1) for each in (clean, scores))
+            before, after = (logits[: len(row)].double().log_softmax(-1) for logits in (clean, scores))
             kls.append(float((before.exp() * (before - after)).sum(-1).mean()))
             following = torch.tensor(row[1:])[:, None]
             change = before[:-1].gather(1, following) - after[:-1].gather(1, following)
