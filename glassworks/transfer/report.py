@@ -73,7 +73,7 @@ def pair_page(comparison: Comparison) -> str:
 
 def family_page(comparisons: Sequence[Comparison]) -> str:
     """A page of several models, each compared with each."""
-    names = list(dict.fromkeys(name for pair in found for name in (pair.matching.a, pair.matching.b)))
+    names = list(dict.fromkeys(name for pair in comparisons for name in (pair.matching.a, pair.matching.b)))
     body = [heading("Share of the features of each model (row) that are found in each other (column)")]
     body.append(_heat(names, names, found_shares(comparisons)))
     for pair in comparisons:
