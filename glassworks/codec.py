@@ -111,10 +111,10 @@ def _parsed(kind: Any, value: Any) -> Any:
     if hasattr(kind, "array_type"):
         if isinstance(value, kind):
             return value
-        raise ValueError(f"it is {_shown(value)}, and must be {_words(inspect.CustomType(kind))}")
+        raise ValueError(f"it is {_format(value)}, and must be {_words(inspect.CustomType(kind))}")
     if hasattr(kind, "parse"):
         if not isinstance(value, str):
-            raise ValueError(f"it is {_shown(value)}, and must be text")
+            raise ValueError(f"it is {_format(value)}, and must be text")
         return kind.parse(value)
     if isinstance(kind, type) and isinstance(value, kind):
         return value
@@ -142,7 +142,7 @@ def _sentence(kind: Any, values: Any, source: str, message: str) -> str:
     if "unknown field" in text:
         return f"The {source} has the unknown field {key!r}{place}; {nearest(key, _names(info))}."
     if text.startswith(("Expected", "Invalid")):  # else it is the message of a hook or of a __post_init__
-        text = f"it is {_shown(found)}, and must be {_words(info)}"
+        text = f"it is {_format(found)}, and must be {_words(info)}"
     return f"The {source} {f'has a wrong field {name}' if name else 'is wrong'}: {text.rstrip('.')}."
 
 
@@ -207,7 +207,7 @@ def _inner(info: Any, step: Any) -> Any:
     return inspect.AnyType()
 
 
-def _shown(value: Any) -> str:
+def _format(value: Any) -> str:
     """What was got, briefly."""
     if hasattr(value, "dtype"):
         return f"{str(value.dtype).removeprefix('torch.')} of shape ({' '.join(map(str, value.shape))})"

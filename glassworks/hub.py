@@ -99,7 +99,7 @@ def listing(name: str, revision: str | None = None) -> Listing:
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
 
-    with _told(name, "scope"):
+    with _reported(name, "scope"):
         commit = HfApi().model_info(name, revision=revision).sha or "main"
         tree = HfApi().list_repo_tree(name, revision=commit, recursive=True)
         found = Listing(commit, {each.path: each.size for each in tree if isinstance(each, RepoFile)})
@@ -128,7 +128,7 @@ def fetch(name: str, file: str, found: Listing) -> Path:
     if cached is not None:
         return cached
     check_room(name, [file], found)
-    with _told(name, "scope"):
+    with _reported(name, "scope"):
         return Path(hf_hub_download(name, file, revision=found.commit, local_files_only=not _hub_answers()))
 
 
@@ -170,7 +170,7 @@ def _cached_listing(name: str, revision: str | None) -> Listing:
     """What the cache holds of a repository that was fetched by something else."""
     from huggingface_hub import snapshot_download
 
-    with _told(name, "scope"):
+    with _reported(name, "scope"):
         folder = Path(snapshot_download(name, revision=revision, local_files_only=True))
     files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     return Listing(folder.name, {file: path.stat().st_size for file, path in files.items()})
@@ -181,14 +181,14 @@ def _download(name: str, kind: str, revision: str | None, patterns: tuple[str, .
     from huggingface_hub import snapshot_download
 
     cached_only = not _hub_answers()
-    with _told(name, kind):
+    with _reported(name, kind):
         return Path(
             snapshot_download(name, revision=revision, allow_patterns=list(patterns), local_files_only=cached_only)
         )
 
 
 @contextmanager
-def _told(name: str, kind: str) -> Iterator[None]:
+def _reported(name: str, kind: str) -> Iterator[None]:
     """Turn what the hub's client raises into one sentence."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 

@@ -2,8 +2,10 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -98,6 +100,61 @@ def test_rooms_are_imported_from_their_root():
 
 def test_every_module_says_why_it_exists():
     assert not [name(file) for file, tree in TREES.items() if not ast.get_docstring(tree)]
+
+
+RIDDLES = set(
+    [
+        "told",
+        "said",
+        "shown",
+        "asked",
+        "sought",
+        "dealt",
+        "stands",
+        "lookalike",
+        "fleet",
+        "member",
+        "members",
+        "trainee",
+        "learner",
+        "attempt",
+        "touches",
+        "companion",
+        "station",
+        "stations",
+        "door",
+        "doors",
+        "witness",
+        "workshop",
+        "library",
+        "story",
+        "bend",
+        "patience",
+        "revive",
+    ]
+)
+ALLOWED: set[str] = set()
+"""Identifiers that are kept though they hold such a word: none of their plain names would be one."""
+
+
+def identifiers(tree: ast.AST):
+    for node in ast.walk(tree):
+        match node:
+            case ast.Name(id=name) | ast.arg(arg=name) | ast.Attribute(attr=name) | ast.keyword(arg=str(name)):
+                yield name
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                yield name
+
+
+def riddles(identifier: str) -> set[str]:
+    words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", identifier)]
+    return {*words, *("".join(pair) for pair in pairwise(words))} & (RIDDLES | {"standin", "lookalike"})
+
+
+def test_no_identifier_is_a_riddle():
+    """Names are the field's words, or two plain ones."""
+    wrong = {f"{name(file)}: {each}" for file, tree in TREES.items() for each in identifiers(tree) if riddles(each)}
+    assert not {each for each in wrong if each.rpartition(" ")[2] not in ALLOWED}
 
 
 WORLD = ("Dallas", "Texas", "Austin", "Oakland", "California", "Sacramento")

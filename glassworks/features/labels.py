@@ -15,7 +15,7 @@ from glassworks.coders import Evidence
 
 LEFT, RIGHT = 3, 3
 SPECIFIC = 0.5
-STANDS_OUT = 1.5
+NOTABLE = 1.5
 
 
 TokenText = Callable[[int], str]
@@ -37,10 +37,10 @@ def informative_logits(evidence: Evidence) -> Bool[Tensor, "F G"]:
     """Which of the top logits stand out.
 
     The fifth largest or the fifth smallest effect, whichever is nearer to 0, is taken as the size that chance
-    reaches; a logit that is `STANDS_OUT` times larger is no chance.
+    reaches; a logit that is `NOTABLE` times larger is no chance.
     """
     chance = torch.minimum(evidence.top_logit_values[:, -1:].abs(), evidence.bottom_logit_values[:, -1:].abs())
-    return evidence.top_logit_values > STANDS_OUT * chance
+    return evidence.top_logit_values > NOTABLE * chance
 
 
 def _label(text: TokenText, evidence: Evidence, latent: int, informative: Tensor) -> str:
@@ -58,9 +58,9 @@ def _label(text: TokenText, evidence: Evidence, latent: int, informative: Tensor
 
 
 def _texts(text: TokenText, ids: Tensor, most: int) -> list[str]:
-    shown: list[str] = []
+    words: list[str] = []
     for each in ids[ids >= 0].tolist():
         word = text(each).strip() or repr(text(each))
-        if word not in shown:
-            shown.append(word)
-    return shown[:most]
+        if word not in words:
+            words.append(word)
+    return words[:most]

@@ -51,8 +51,8 @@ class Corpus:
     def plain(self) -> dict[str, Any]:
         """What it is, and how large its local files are, so that another corpus of the same name is noticed."""
         sizes = [file.stat().st_size for source in self.sources for file in _local_files(source)]
-        told = {"sources": list(self.sources), "column": self.column, "separator": self.separator}
-        return told | {"documents": self.documents, "bytes": sum(sizes)}
+        facts = {"sources": list(self.sources), "column": self.column, "separator": self.separator}
+        return facts | {"documents": self.documents, "bytes": sum(sizes)}
 
     def _documents(self, source: str) -> Iterator[Document]:
         if source.startswith("hf:"):

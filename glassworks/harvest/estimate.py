@@ -1,4 +1,4 @@
-"""Estimate: what a harvest would take, told before it begins. It writes nothing."""
+"""Estimate: what a harvest would take, before it begins. It writes nothing."""
 
 import time
 from collections.abc import Sequence

@@ -194,29 +194,29 @@ class Bucket(Folder):
         import fsspec
 
         self.name = address.rstrip("/")
-        with self._told():
+        with self._reported():
             self.files, self.root = fsspec.core.url_to_fs(self.name)
 
     def sizes(self, under: str = "") -> dict[str, int]:
         """Name of every file -> its bytes."""
-        with self._told():
+        with self._reported():
             self.files.invalidate_cache()
             found = self.files.find(self._path(under).rstrip("/"), detail=True)
         return {name[len(self.root) :].lstrip("/"): facts["size"] for name, facts in found.items()}
 
     def read(self, file: str) -> bytes:
         """All of one file."""
-        with self._told():
+        with self._reported():
             return self.files.cat_file(self._path(file))
 
     def write(self, file: str, parts: Sequence[bytes | memoryview]) -> None:
         """Put an object, which appears whole."""
-        with self._told():
+        with self._reported():
             self.files.pipe_file(self._path(file), b"".join(parts))
 
     def remove(self, file: str) -> None:
         """Remove an object, if it is there."""
-        with self._told():
+        with self._reported():
             if self.files.exists(self._path(file)):
                 self.files.rm_file(self._path(file))
 
@@ -250,14 +250,14 @@ class Bucket(Folder):
 
     def _ranges(self, file: str, spans: list[tuple[int, int]]) -> list[Tensor]:
         starts, ends = [span[0] for span in spans], [span[1] for span in spans]
-        with self._told():
+        with self._reported():
             found = self.files.cat_ranges([self._path(file)] * len(spans), starts, ends, on_error="raise")
         if any(len(part) != end - start for part, (start, end) in zip(found, spans, strict=True)):
             raise _cut_off(self._path(file))
         return [torch.frombuffer(bytearray(part), dtype=torch.uint8) for part in found]
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _reported(self) -> Iterator[None]:
         try:
             yield
         except FileNotFoundError as error:

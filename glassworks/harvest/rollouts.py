@@ -42,7 +42,7 @@ def write_rollouts(
     prompts: Iterable[Document],
     out: Path,
     sampling: Sampling | None = None,
-    told: Callable[[int], None] | None = None,
+    report: Callable[[int], None] | None = None,
 ) -> Path:
     """Let a model answer prompts, or go on letting it.
 
@@ -51,7 +51,7 @@ def write_rollouts(
         prompts: texts, or chats whose last message is the user's.
         out: a .jsonl file; a line is `{"tokens": [...], "prompt": its length, ...}`, which a `Corpus` reads.
         sampling: how.
-        told: is called with the number of tokens that were added since the last call.
+        report: is called with the number of tokens that were added since the last call.
 
     Returns:
         The file.
@@ -73,8 +73,8 @@ def write_rollouts(
         ]
         with out.open("a", encoding="utf-8") as stream:
             stream.write("".join(f"{line}\n" for line in lines))
-        if told:
-            told(sum(map(len, answers)))
+        if report:
+            report(sum(map(len, answers)))
     return out
 
 

@@ -22,7 +22,7 @@ from glassworks.models import Model
 from glassworks.sites import Site
 
 ROWS_AT_ONCE = 512
-Told = Callable[[int, int], None]
+Report = Callable[[int, int], None]
 """Is called with tokens that were run and rows that were handed over for writing since the last call."""
 
 
@@ -62,7 +62,7 @@ def shards(contexts: Iterable[Context], rows: int) -> Iterator[list[Context]]:
 
 @torch.no_grad()
 def compute(
-    model: Model, contexts: list[Context], sites: Sequence[Site], plan: dict[str, Any], number: int, told: Told
+    model: Model, contexts: list[Context], sites: Sequence[Site], plan: dict[str, Any], number: int, report: Report
 ) -> Shard:
     """Run contexts through a model and put their rows in random order.
 
@@ -72,7 +72,7 @@ def compute(
         sites: what to record.
         plan: as `plan.make_plan` gives it.
         number: of the shard.
-        told: is called as it goes.
+        report: is called as it goes.
 
     Raises:
         BadInput: an activation is not finite.
@@ -105,7 +105,7 @@ def compute(
             for name, each in stored.items():
                 put(values[site][name], here, each.cpu())
             _add_up(stored, sums[f"mean.{site}"], sums[f"square.{site}"])
-        told(sum(len(contexts[each].tokens) for each in group), 0)
+        report(sum(len(contexts[each].tokens) for each in group), 0)
     return Shard(number, {name: each[order] for name, each in ordered.items()}, values, sums)
 
 

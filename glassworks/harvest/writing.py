@@ -19,7 +19,7 @@ from glassworks.errors import BadInput
 from glassworks.harvest.contexts import Contexts, Document, Reading
 from glassworks.harvest.folders import Folder, open_folder
 from glassworks.harvest.plan import PLAN, Storing, begin, done, make_plan
-from glassworks.harvest.shard import Told, compute, shards, write
+from glassworks.harvest.shard import Report, compute, shards, write
 from glassworks.harvest.store import KIND, STATISTICS, Store, hash_of, load_store, read_manifest, shard_file, tensors_of
 from glassworks.harvest.tensors import as_file, metadata
 from glassworks.models import Model
@@ -33,7 +33,7 @@ def harvest(
     out: str | Path,
     reading: Reading | None = None,
     storing: Storing | None = None,
-    told: Told | None = None,
+    report: Report | None = None,
 ) -> Store | None:
     """Fill a store with activations, or go on filling one.
 
@@ -44,7 +44,7 @@ def harvest(
         out: folder, or an address like `s3://bucket/store`.
         reading: how documents become rows.
         storing: how rows are stored.
-        told: is called as it goes.
+        report: is called as it goes.
 
     Returns:
         The store; None where other processes are still at work, the last of which finishes it.
@@ -59,7 +59,7 @@ def harvest(
     plan = make_plan(model, contexts, wanted, storing)
     begin(folder, plan, storing.verify)
     if read_manifest(folder) is None:
-        total = _fill(folder, contexts, wanted, plan, storing, told or (lambda tokens, rows: None))
+        total = _fill(folder, contexts, wanted, plan, storing, report or (lambda tokens, rows: None))
         release = folder.claim("seal") if len(done(folder)) >= total else None
         if release is None:
             return None
@@ -69,7 +69,7 @@ def harvest(
 
 
 def _fill(
-    folder: Folder, contexts: Contexts, sites: Sequence[Site], plan: dict[str, Any], storing: Storing, told: Told
+    folder: Folder, contexts: Contexts, sites: Sequence[Site], plan: dict[str, Any], storing: Storing, report: Report
 ) -> int:
     """Write all shards that are missing and that no other process writes; returns how many there must be."""
     part, parts = storing.part
@@ -85,14 +85,14 @@ def _fill(
                 release()
                 continue
             try:
-                shard = compute(contexts.model, some, sites, plan, number, told)
+                shard = compute(contexts.model, some, sites, plan, number, report)
                 if pending:
                     pending.result()
             except BaseException:
                 release()
                 raise
             pending = writer.submit(write, folder, shard, release)
-            told(0, len(shard.columns["tokens"]))
+            report(0, len(shard.columns["tokens"]))
     if pending:
         pending.result()
     if not total:

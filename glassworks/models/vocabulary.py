@@ -66,10 +66,10 @@ class Vocabulary:
         words, spelled = self.tokenizer.get_vocab(), [text.replace(" ", mark) for mark in SPACE_MARKS]
         likely = {words[word] for word in spelled if word in words}
         likely |= {each[0] for each in (pieces, self._encode(forms[1], special=False)) if len(each) == 1}
-        for shown in ({self.text(each): each for each in likely}, self._by_text):
-            found = next((shown[form] for form in forms if form in shown), None)
-            if found is not None:
-                return found
+        for by_text in ({self.text(token): token for token in likely}, self._by_text):
+            token = next((by_text[form] for form in forms if form in by_text), None)
+            if token is not None:
+                return token
         parts = " | ".join(self.text(each) for each in pieces)
         raise NotFound(f"The text {text!r} is not one token but {len(pieces)} ({parts}); name one token's text.")
 
@@ -81,16 +81,16 @@ class Vocabulary:
     def spans(self, ids: Sequence[int]) -> list[tuple[int, int]]:
         """The characters that each token shows; see `Model.spans`."""
         special = set() if self.tokenizer is None else set(self.tokenizer.all_special_ids)
-        shown = [each for each in ids if each not in special]
-        again = self._offsets(self.decode(shown)) if shown and self.tokenizer is not None else {}
-        if again.get("ids") == shown:
-            found = iter(again["spans"])
+        ordinary = [token for token in ids if token not in special]
+        again = self._offsets(self.decode(ordinary)) if ordinary and self.tokenizer is not None else {}
+        if again.get("ids") == ordinary:
+            pairs = iter(again["spans"])
         else:
-            ends = list(accumulate((len(self.text(each)) for each in shown), initial=0))
-            found = iter(pairwise(ends))
+            ends = list(accumulate((len(self.text(token)) for token in ordinary), initial=0))
+            pairs = iter(pairwise(ends))
         spans, end = [], 0
-        for each in ids:
-            start, end = (end, end) if each in special else next(found)
+        for token in ids:
+            start, end = (end, end) if token in special else next(pairs)
             spans.append((start, end))
         return spans
 
