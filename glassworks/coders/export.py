@@ -15,7 +15,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from glassworks.coders.activations import Activation, GroupMax, JumpReLU, ReLU, TopK
+from glassworks.coders.activations import GroupMax, JumpReLU, ReLU, TopK
 from glassworks.coders.coder import Coder
 from glassworks.coders.crosslayer import CrossLayer
 from glassworks.coders.hooks import LENS, site_of
@@ -134,7 +134,7 @@ def _circuit_tracer(scope: Scope) -> Iterator[File]:
     for end, site in (("input", parts[0].reads[0]), ("output", parts[0].writes[0])):
         config[f"feature_{end}_hook"] = _lens(site, scope.model).removeprefix("blocks.0.")
     gate = parts[0].activation
-    if any(_told(part.activation) != _told(gate) for part in parts) or not isinstance(gate, ReLU | JumpReLU | TopK):
+    if any(part.activation.plain() != gate.plain() for part in parts) or not isinstance(gate, ReLU | JumpReLU | TopK):
         raise Unsupported("circuit-tracer has one activation a set: ReLU, TopK with one k, or JumpReLU.")
     config |= {"activation": "topk", "k": gate.k} if isinstance(gate, TopK) else {}
     if joint and isinstance(gate, TopK):
@@ -180,10 +180,6 @@ def _transcoder(coder: Coder) -> Transcoder:
     if not isinstance(coder, Transcoder):
         raise Unsupported(f"The coder {coder.id} reads or writes several sites, which this library cannot express.")
     return coder
-
-
-def _told(gate: Activation) -> dict[str, Any]:
-    return gate.plain()
 
 
 def _lens(site: Site, model: str) -> str:

@@ -122,12 +122,12 @@ def one(scope: str, entries: list[Entry], found: list[Entry], wanted: Mapping[st
     plain = [entry for entry in found if set(entry.tags) == tags]
     if len(found) == 1 or len(plain) == 1:
         return found[0] if len(found) == 1 else plain[0]
-    asked = ", ".join(f"{key} {value}" for key, value in wanted.items() if value is not None)
+    words = ", ".join(f"{key} {value}" for key, value in wanted.items() if value is not None)
     if not found:
-        raise NotFound(f"The scope {scope} has no coder with {asked or 'anything'}; {_alternatives(entries, wanted)}.")
+        raise NotFound(f"The scope {scope} has no coder with {words or 'anything'}; {_alternatives(entries, wanted)}.")
     names = ", ".join(entry.name for entry in found[:SPELLED]) + (", ..." if len(found) > SPELLED else "")
     raise BadInput(
-        f"The scope {scope} has {len(found)} coders{f' with {asked}' if asked else ''}: {names}; "
+        f"The scope {scope} has {len(found)} coders{f' with {words}' if words else ''}: {names}; "
         f"say more of site, width, l0, kind, tags or name."
     )
 

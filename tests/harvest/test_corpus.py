@@ -1,4 +1,4 @@
-"""Corpora: every kind of file gives the same documents, and what is wrong is told."""
+"""Corpora: every kind of file gives the same documents, and what is wrong is reported."""
 
 import gzip
 import json

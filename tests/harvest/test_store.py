@@ -87,7 +87,7 @@ def test_a_harvest_that_was_broken_off_ends_the_same(model, store, tmp_path):
             raise Enough
 
     with pytest.raises(Enough):
-        harvest(model, DOCUMENTS, SITES, tmp_path, storing=SMALL, told=stop)
+        harvest(model, DOCUMENTS, SITES, tmp_path, storing=SMALL, report=stop)
     with pytest.raises(NotFound, match="not finished"):
         load_store(tmp_path)
     there = {name: os.stat(tmp_path / name).st_mtime_ns for name in files(tmp_path) if name.startswith("mlp_in")}

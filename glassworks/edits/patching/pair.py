@@ -114,8 +114,8 @@ class Pair:
     def texts(self) -> list[str]:
         """What the tokens show; where the prompts differ, `clean/corrupt`."""
         pairs = zip(self.clean.tolist(), self.corrupt.tolist(), strict=True)
-        shown = [[self.model.token_text(each) for each in pair] for pair in pairs]
-        return [one if one == other else f"{one}/{other.strip()}" for one, other in shown]
+        texts = [[self.model.token_text(each) for each in pair] for pair in pairs]
+        return [one if one == other else f"{one}/{other.strip()}" for one, other in texts]
 
 
 def _spelled(model: Model, ids: Int[Tensor, " token"]) -> str:
