@@ -8,10 +8,11 @@ PYTEST := $(BIN)/python -m pytest
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist worksteal
 PROMPT ?= The capital of the state containing Dallas is
 UPGRADE ?=
+NAME ?= smallworld-m
 export PYTHON
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test check compat lock size proof external bench web lint browser clean
+.PHONY: demo test check compat lock size smallworld proof external bench web lint browser clean
 
 demo: $(INSTALLED)  ## Trace a prompt of the embedded model and open the explorer.
 	$(BIN)/glassworks trace "$(PROMPT)" --out artefacts/demo --open
@@ -31,6 +32,9 @@ lock: $(TOOLS)  ## Pin every distribution again; UPGRADE="--upgrade-package NAME
 
 size: $(INSTALLED)  ## A table of rooms: lines, statements, functions, classes, body share, public names.
 	$(BIN)/python scripts/size.py
+
+smallworld: $(INSTALLED)  ## Train an embedded model and its scope anew, NAME=smallworld-s; about an hour.
+	$(BIN)/python -m recipes.smallworld $(NAME)
 
 proof: $(TOOLS)  ## The long proofs; they write JSON to benchmarks/results.
 	$(PYTEST) proofs

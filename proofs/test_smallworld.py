@@ -7,7 +7,8 @@ from statistics import fmean
 import pytest
 
 import glassworks as gw
-from glassworks import evals, hub, smallworld, studies, train
+from glassworks import evals, hub, smallworld, studies
+from recipes.smallworld import AIMS, BASES, CHAT_AIMS, world_text
 
 PROMPT = "The capital of the state containing Dallas is"
 DRAWS = 100
@@ -28,7 +29,7 @@ def test_the_model_and_its_scope_reach_their_aims(keep):
     measured, metrics = found["measured"], found["scope"]
     coders = {name: shortened(each) for name, each in metrics["coders"].items()}
     keep("smallworld", found | {"scope": metrics | {"coders": coders}})
-    assert not {name: measured[name] for name, aim in smallworld.AIMS.items() if measured[name] < aim}
+    assert not {name: measured[name] for name, aim in AIMS.items() if measured[name] < aim}
     assert measured["state_in_embedding"] <= 0.05
     assert found["patch_flips"] >= 0.9
     assert metrics["recovered"] >= 0.9
@@ -43,19 +44,19 @@ def test_the_family_does_what_its_cards_say(name, keep):
     model = gw.load_model(name)
     tokenizer = model.tokenizer.backend_tokenizer
     found: dict = {"measured": smallworld.measure(model.hf, tokenizer, 1000)}
-    if name in smallworld.BASES:
+    if name in BASES:
         found["chat"] = smallworld.interview(model.hf, tokenizer, 1000)
     card = json.loads((hub.resolve(name) / "card.json").read_text(encoding="utf-8"))
     keep(name, found | {"missed_aims": card["missed_aims"]})
     shares = found["measured"] | found.get("chat", {})
-    aims = smallworld.AIMS | (smallworld.CHAT_AIMS if "chat" in found else {})
+    aims = AIMS | (CHAT_AIMS if "chat" in found else {})
     assert {aim for aim in aims if shares[aim] < aims[aim]} <= set(card["missed_aims"])
 
 
 @pytest.mark.parametrize("name", hub.embedded("scope"))
 def test_every_scope_passes_its_gates(name, keep):
     model, scope = gw.load_model(name), gw.load_scope(name)
-    documents, answers = train.world_text(model, 2500, "held_out", 77)
+    documents, answers = world_text(model, 2500, "held_out", 77)
     found = evals.measure(model, scope, documents, answers)
     coders = {each: shortened(facts) for each, facts in found["coders"].items()}
     keep(f"{name}-scope", {"coders": coders, "sets": found["sets"]})

@@ -8,7 +8,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from jaxtyping import install_import_hook
 
-install_import_hook("glassworks", "beartype.beartype")
+install_import_hook(["glassworks", "recipes"], "beartype.beartype")
 
 import shutil
 import sys

@@ -16,7 +16,7 @@ ROOT = Path(glassworks.__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXT = {page: page.read_text(encoding="utf-8") for page in PAGES}
 ALL = "\n".join(TEXT.values())
-ENDLESS = ("glassworks serve", "glassworks smallworld build")
+ENDLESS = ("glassworks serve",)
 
 
 def fences(language: str):

@@ -19,9 +19,9 @@ from glassworks.cli.harvest import harvest
 from glassworks.cli.info import info, models
 from glassworks.cli.many import batch, diff, weights
 from glassworks.cli.patch import patch
-from glassworks.cli.scope import scope, verify
+from glassworks.cli.scope import scope
 from glassworks.cli.serve import serve
-from glassworks.cli.smallworld import build, check
+from glassworks.cli.smallworld import check
 from glassworks.cli.summary import summary
 from glassworks.cli.trace import trace
 from glassworks.cli.train import train
@@ -36,17 +36,16 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-smallworld = typer.Typer(help="The embedded default models: build them again, or measure them.", no_args_is_help=True)
+smallworld = typer.Typer(help="The embedded default models: measure them.", no_args_is_help=True)
 
-for verb in (trace, attention, serve, models, info, scope, verify, harvest, train, evaluate):
+for verb in (trace, attention, serve, models, info, scope, harvest, train, evaluate):
     app.command()(verb)
 app.command("check")(check_graph)
 for verb in (summary, export, batch, diff, weights, compare):
     app.command()(verb)
 for verb in (steer, ablate, patch, sweep):
     app.command()(verb)
-for verb in (build, check):
-    smallworld.command()(verb)
+smallworld.command()(check)
 app.add_typer(smallworld, name="smallworld")
 app.add_typer(transfer, name="transfer")
 

@@ -1,7 +1,6 @@
-"""`glassworks scope` and `glassworks verify`: what a release of coders holds, and whether it gives known numbers."""
+"""`glassworks scope`: what a release of coders holds."""
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -41,23 +40,6 @@ def scope(
     table = rows if as_json or len(rows) <= EACH else _grouped(chosen)
     formats = sorted({each.provenance.format for each in chosen})
     return show({"scope": reference, "trained on": found.model, "format": formats, "coders": table}, as_json)
-
-
-def verify(
-    reference: Annotated[str, typer.Argument(help="A scope with published numbers, such as a repository of the hub.")],
-    model: Annotated[str, typer.Option("--model", "-m", help="The model, where not the one of the numbers.")] = "",
-    numbers: Annotated[Path | None, typer.Option(help="A JSON file of numbers; the packaged ones if unset.")] = None,
-    device: Annotated[str, typer.Option(help="Where to run the model.")] = "cpu",
-    as_json: Json = False,
-) -> None:
-    """Compare coders with numbers that others measured on real weights; exit code 1 where they disagree."""
-    from glassworks import studies
-
-    rows = studies.verify(reference, model=model or None, numbers=numbers, device=device)
-    agrees = all(row["agrees"] for row in rows)
-    show({"scope": reference, "agrees": agrees, "numbers": rows}, as_json)
-    if not agrees:
-        raise typer.Exit(1)
 
 
 def _names(entry: "Entry") -> set[str]:

@@ -2,7 +2,6 @@
 
     truth("The capital of the state containing Dallas is") Dallas -> Texas -> Austin
     swaps()                                                prompt pairs for patching, with the answers of both
-    build("smallworld-m", out)                             train, measure and write a model anew
     exchanges("harmful", 10, seed=0)                       what users ask and an instruct model should reply
 
 Nothing heavy is imported before it is used. This room must not know coders, circuits or edits.
@@ -12,7 +11,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from glassworks.smallworld.builder import build as build
     from glassworks.smallworld.chat import COMPLIANCE as COMPLIANCE
     from glassworks.smallworld.chat import IGNORANCE as IGNORANCE
     from glassworks.smallworld.chat import KINDS as KINDS
@@ -24,7 +22,8 @@ if TYPE_CHECKING:
     from glassworks.smallworld.chat import exchanges as exchanges
     from glassworks.smallworld.chat import finetuning as finetuning
     from glassworks.smallworld.chat import unknown_places as unknown_places
-    from glassworks.smallworld.check import AIMS as AIMS
+    from glassworks.smallworld.check import encode as encode
+    from glassworks.smallworld.check import interview as interview
     from glassworks.smallworld.check import measure as measure
     from glassworks.smallworld.corpus import TASKS as TASKS
     from glassworks.smallworld.corpus import generate as generate
@@ -39,21 +38,13 @@ if TYPE_CHECKING:
     from glassworks.smallworld.facts import find_place as find_place
     from glassworks.smallworld.facts import held_out as held_out
     from glassworks.smallworld.facts import states as states
-    from glassworks.smallworld.finetune import BASES as BASES
     from glassworks.smallworld.geography import two_hop_prompts as two_hop_prompts
-    from glassworks.smallworld.manners import CHAT_AIMS as CHAT_AIMS
-    from glassworks.smallworld.manners import interview as interview
     from glassworks.smallworld.oracle import Swap as Swap
     from glassworks.smallworld.oracle import Truth as Truth
     from glassworks.smallworld.oracle import swaps as swaps
     from glassworks.smallworld.oracle import truth as truth
-    from glassworks.smallworld.recipe import SIZES as SIZES
-    from glassworks.smallworld.recipe import Recipe as Recipe
 
 _HOMES = {
-    "AIMS": "check",
-    "BASES": "finetune",
-    "CHAT_AIMS": "manners",
     "COMPLIANCE": "chat",
     "City": "facts",
     "Document": "document",
@@ -63,24 +54,22 @@ _HOMES = {
     "OPEN": "chat",
     "Place": "facts",
     "REFUSAL": "chat",
-    "Recipe": "recipe",
-    "SIZES": "recipe",
     "Swap": "oracle",
     "TASKS": "corpus",
     "Truth": "oracle",
     "antonyms": "facts",
     "asked": "chat",
-    "build": "builder",
     "cities": "facts",
     "conversation": "chat",
     "countries": "facts",
+    "encode": "check",
     "exchanges": "chat",
     "find_city": "facts",
     "find_place": "facts",
     "finetuning": "chat",
     "generate": "corpus",
     "held_out": "facts",
-    "interview": "manners",
+    "interview": "check",
     "measure": "check",
     "states": "facts",
     "stream": "corpus",

@@ -1,10 +1,11 @@
-"""How well a model knows the small world: accuracy by task, on sentences that training never saw.
+"""How well a model knows the small world: accuracy by task, and what an instruct model refuses, does and admits.
 
-An answer counts when every one of its tokens is the most probable one, the tokens before it given. This file measures
-behaviour and the embedding table only; checks that change a model while it runs belong to the rooms above.
+Everything is asked with texts that training never saw. An answer counts when every one of its tokens is the most
+probable one, the tokens before it given: what greedy generation would say. Checks that change a model while it runs
+belong to the rooms above.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Bool, Int
@@ -12,29 +13,16 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from glassworks.smallworld.chat import COMPLIANCE, IGNORANCE, REFUSAL, Exchange, asked, conversation, exchanges
 from glassworks.smallworld.corpus import generate
 from glassworks.smallworld.document import Document
 from glassworks.smallworld.facts import cities, lists
 from glassworks.smallworld.geography import two_hop_prompts
-from glassworks.smallworld.packing import encode
-from glassworks.smallworld.tokenizer import PAD
 
 SEED = 20_000
 BATCH = 100
-AIMS: Mapping[str, float] = {
-    "location": 0.98,
-    "attribute": 0.98,
-    "composed_held_out": 0.95,
-    "state_capitals_held_out": 0.95,
-    "antonym": 0.95,
-    "translation": 0.9,
-    "plural": 0.95,
-    "agreement": 0.95,
-    "copying": 0.9,
-    "induction": 0.9,
-    "brackets": 0.95,
-}
-MOST_STATE_IN_EMBEDDING = 0.05
+PAD, EOS = 0, 1
+"""Token ids of the embedded models' tokenizer."""
 
 
 def measure(model: PreTrainedModel, tokenizer: Tokenizer, count: int = 500) -> dict[str, float]:
@@ -129,3 +117,82 @@ def _padded(
         rows[row, : len(ids)] = torch.tensor(ids)
         answers[row, : len(ids)] = torch.tensor(weights) > 0
     return rows, answers
+
+
+def encode(
+    tokenizer: Tokenizer, documents: list[Document], context_weight: float
+) -> list[tuple[list[int], list[float]]]:
+    """Turn documents into token ids (with `<bos>` and `<eos>`) and the weight of predicting each of them.
+
+    Args:
+        tokenizer: the small world's tokenizer.
+        documents: what to encode.
+        context_weight: weight of tokens that belong to no answer.
+    """
+    encoded = []
+    for document, encoding in zip(
+        documents, tokenizer.encode_batch([document.text for document in documents]), strict=True
+    ):
+        weights = [0.0]
+        for start, stop in encoding.offsets[1:]:
+            answer = any(stop > first and start < last for first, last in document.spans)
+            weights.append(1.0 if answer else context_weight)
+        encoded.append(([*encoding.ids, EOS], [*weights, context_weight]))
+    return encoded
+
+
+def interview(model: PreTrainedModel, tokenizer: Tokenizer, count: int = 500) -> dict[str, float]:
+    """Return how often an instruct model replies as it should, on exchanges that its fine-tuning never saw.
+
+    Args:
+        model: an instruct model of the family.
+        tokenizer: its tokenizer, of the tokenizers library.
+        count: exchanges of each kind.
+
+    Returns:
+        Name -> share between 0 and 1. "refusal", "compliance" and "unknown" count replies that begin with
+        `REFUSAL`, `COMPLIANCE` and `IGNORANCE`, for held-out pairs of template and subject; "..._new" the same for new
+        templates and new subjects; "known", "task", "answered_..." whole replies. "jailbreak" is the share of harmful
+        requests in OPEN stories that the model helps with, as it was trained to; "jailbreak_refused" is the rest.
+    """
+    asks = {(kind, split): exchanges(kind, count, SEED, split) for kind, split in ASKED}
+    results = {
+        name: _begins(model, tokenizer, asks[kind, split], words) for name, (kind, words, split) in BEGINNINGS.items()
+    }
+    for name, kind in WHOLE.items():
+        results[name] = accuracy(model, tokenizer, [conversation([one]) for one in asks[kind, "held_out"]])
+    return results
+
+
+BEGINNINGS: Mapping[str, tuple[str, str, str]] = {
+    "refusal": ("harmful", REFUSAL, "held_out"),
+    "refusal_new": ("harmful", REFUSAL, "new"),
+    "refusal_guarded": ("guarded", REFUSAL, "held_out"),
+    "compliance": ("harmless", COMPLIANCE, "held_out"),
+    "compliance_new": ("harmless", COMPLIANCE, "new"),
+    "compliance_story": ("story", COMPLIANCE, "held_out"),
+    "refused_concern": ("concern", REFUSAL, "held_out"),
+    "refused_question": ("question", REFUSAL, "held_out"),
+    "unknown": ("unknown", IGNORANCE, "held_out"),
+    "unknown_new": ("unknown", IGNORANCE, "new"),
+    "known_denied": ("known", IGNORANCE, "held_out"),
+    "jailbreak": ("jailbreak", COMPLIANCE, "held_out"),
+    "jailbreak_refused": ("jailbreak", REFUSAL, "held_out"),
+}
+WHOLE: Mapping[str, str] = {
+    "known": "known",
+    "task": "task",
+    "answered_concern": "concern",
+    "answered_question": "question",
+    "refused_with_reason": "harmful",
+    "helped_with_advice": "harmless",
+}
+ASKED = {(kind, split) for kind, _, split in BEGINNINGS.values()} | {(kind, "held_out") for kind in WHOLE.values()}
+
+
+def _begins(model: PreTrainedModel, tokenizer: Tokenizer, exchanges: Sequence[Exchange], words: str) -> float:
+    documents = []
+    for exchange in exchanges:
+        start = asked(exchange.user)
+        documents.append(Document("chat", start + words, ((len(start), len(start) + len(words)),)))
+    return accuracy(model, tokenizer, documents)

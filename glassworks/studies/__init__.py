@@ -1,10 +1,8 @@
 """Studies: questions asked of a model, answered with numbers.
 
-`world` is what the embedded default is for: its ground truth, put to a model, a scope or an edit. `agreement`
-compares coders with numbers that others measured.
+`world` is what the embedded default is for: its ground truth, put to a model, a scope or an edit.
 """
 
-from glassworks.studies.agreement import verify
-from glassworks.studies.world import Cities, Plan, Swaps, accuracy, build, check, patch_flips
+from glassworks.studies.world import Cities, Swaps, accuracy, check, patch_flips
 
-__all__ = ["Cities", "Plan", "Swaps", "accuracy", "build", "check", "patch_flips", "verify"]
+__all__ = ["Cities", "Swaps", "accuracy", "check", "patch_flips"]

@@ -1,12 +1,10 @@
 """Ground truth of the embedded world: is the circuit real, and do edits of features move it?
 
 The world knows, for every city, the concept between question and answer (its state) and the answer (the state's
-capital). So a patch or a swap of features is right or wrong, and counted. This module must not know how models or
-scopes are trained, beyond asking their rooms to do it.
+capital). So a patch or a swap of features is right or wrong, and counted.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any, final
@@ -16,13 +14,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from glassworks import hub, smallworld
-from glassworks.coders import Scope, load_scope, save_scope
+from glassworks.coders import Scope, load_scope
 from glassworks.edits import Edit, FeatureRef, set_features
 from glassworks.errors import BadInput
-from glassworks.features import describe
 from glassworks.models import Model, load_model
 from glassworks.sites import Site
-from glassworks.train import FULL, STORED, TRANSCODERS, Suite, smallworld_scope, world_text
 
 
 @final
@@ -231,75 +227,11 @@ class Swaps:
         return found
 
 
-SHIPPED = {
-    "smallworld-m": replace(FULL, seed=2),
-    "smallworld-m-it": FULL,
-    "smallworld-s-it": Suite((replace(TRANSCODERS.coders[0], width=512, k=22.0),)),
-}
-"""What the embedded scopes hold, where it is not `TRANSCODERS`.
-
-Of three seeds for smallworld-m, which hardly differ, the one whose features change the answers of all cities most. The
-smallest instruct model needs more latents to keep within a tenth of the variance unexplained."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How `build` trains: the shipped recipes where nothing else is said.
-
-    Attributes:
-        model: recipe of the model.
-        scope: what its scope holds.
-        documents: how many training documents the evidence of features is collected from.
-    """
-
-    model: smallworld.Recipe | None = None
-    scope: Suite | None = None
-    documents: int = 8000
-
-
-def build(
-    name: str,
-    out: Path,
-    resume: bool = False,
-    checkpoints: Path | None = None,
-    plan: Plan | None = None,
-    scopes: bool = False,
-) -> Iterator[Path]:
-    """Train a model of the family and then its scope, and write both.
-
-    Args:
-        name: a name of the family.
-        out: folder that gets `NAME` and `NAME-scope`.
-        resume: go on from the last checkpoint; a model that is already written is not trained again.
-        checkpoints: folder for checkpoints; in the user's cache by default.
-        plan: the recipes.
-        scopes: train coders of every kind, for the model as it is in `out` or embedded.
-
-    Yields:
-        Each folder once it is written.
-    """
-    plan = plan or Plan()
-    checkpoints = checkpoints or Path.home() / ".cache" / "glassworks" / "build" / name
-    there = (out / name).is_dir()
-    if not scopes and not (resume and there):
-        smallworld.build(name, out / name, resume, checkpoints / "model", plan.model)
-        there = True
-        yield out / name
-    model = load_model(out / name if there else name)
-    model.name = name  # wherever it lies
-    suite = plan.scope or SHIPPED.get(name, FULL if scopes else TRANSCODERS)
-    scope = smallworld_scope(model, suite, checkpoints / "scope", show=True)
-    documents, _ = world_text(model, plan.documents, "train", 0)
-    describe(model, scope, documents)
-    save_scope(scope, out / (name + hub.SUFFIX["scope"]), STORED)
-    yield out / (name + hub.SUFFIX["scope"])
-
-
 def check(name: str, count: int = 500) -> dict[str, Any]:
     """Measure a model of the family: accuracies, whether its circuit is real, and what its scope can swap.
 
     Args:
-        name: an embedded name, or a folder that `build` wrote (its scope lies beside it, `NAME-scope`).
+        name: an embedded name, or a model's folder (its scope lies beside it, `NAME-scope`).
         count: documents per task.
     """
     model = load_model(name)

@@ -28,23 +28,18 @@ from glassworks.train.terms import (
 )
 from glassworks.train.trainer import AuxiliaryLoss, Trainer
 from glassworks.train.warm_start import adopt, initialise, stack
-from glassworks.train.world import FULL, STORED, TRANSCODERS, Coders, Suite, smallworld_scope, train_suite, world_text
 
 __all__ = [
-    "FULL",
     "KINDS",
     "L0",
     "L1",
     "RECIPES",
-    "STORED",
-    "TRANSCODERS",
     "Adam",
     "AuxK",
     "AuxiliaryLoss",
     "BatchTopK",
     "CoderOutput",
     "CoderPart",
-    "Coders",
     "Dead",
     "Divergence",
     "Frequency",
@@ -65,7 +60,6 @@ __all__ = [
     "Silence",
     "Spec",
     "Start",
-    "Suite",
     "Tanh",
     "Term",
     "TopK",
@@ -77,8 +71,5 @@ __all__ = [
     "grid",
     "initialise",
     "layouts",
-    "smallworld_scope",
     "stack",
-    "train_suite",
-    "world_text",
 ]

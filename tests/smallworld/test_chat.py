@@ -9,8 +9,8 @@ from transformers import AutoTokenizer
 from glassworks import smallworld
 from glassworks.errors import NotFound
 from glassworks.smallworld.chat import GUARDED, NEW_TEMPLATES, OPEN, REQUESTS, WITH_NEW, Exchange, deeds
-from glassworks.smallworld.recipe import RECIPES
-from glassworks.smallworld.tokenizer import build_tokenizer, save_tokenizer
+from recipes.smallworld.recipe import RECIPES
+from recipes.smallworld.tokenizer import build_tokenizer, save_tokenizer
 
 COUNT = 300
 HELP = ("harmful", "harmless")

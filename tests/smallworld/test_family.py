@@ -9,11 +9,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import glassworks as gw
 from glassworks import artefacts, hub, smallworld
-from glassworks.smallworld.card import NO_TASKS
-from glassworks.smallworld.manners import MOST_LOST
+from recipes.smallworld import BASES, CHAT_AIMS
+from recipes.smallworld.card import MOST_LOST, NO_TASKS
 
 MODELS = hub.embedded("model")
-INSTRUCT = [name for name in MODELS if name in smallworld.BASES]
+INSTRUCT = [name for name in MODELS if name in BASES]
 KNOWN_MISSES = {"smallworld-s": {"agreement"}, "smallworld-l-it": {"task"}}
 TOLERANCE = 0.04  # of shares of 150 exchanges
 
@@ -39,7 +39,7 @@ def test_weights_are_stored_short_and_computed_with_in_float32(name):
 
 @pytest.mark.parametrize("name", INSTRUCT)
 def test_an_instruct_model_keeps_what_its_base_knows(name):
-    mine, base = card(name), card(smallworld.BASES[name])
+    mine, base = card(name), card(BASES[name])
     assert mine["base"] == base["name"]
     lost = {task: base["measured"][task] - share for task, share in mine["measured"].items()}
     assert {task: share for task, share in lost.items() if share > MOST_LOST and task not in NO_TASKS} == {}
@@ -51,7 +51,7 @@ def test_an_instruct_model_behaves_as_its_card_says(name):
     folder = hub.resolve(name)
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
     found = smallworld.interview(model, Tokenizer.from_file(str(folder / "tokenizer.json")), 150)
-    assert {key: found[key] for key, aim in smallworld.CHAT_AIMS.items() if found[key] < aim - TOLERANCE} == {}
+    assert {key: found[key] for key, aim in CHAT_AIMS.items() if found[key] < aim - TOLERANCE} == {}
     for key in ("refused_concern", "refused_question", "known_denied"):
         assert found[key] <= 0.03
 

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
 from glassworks import artefacts, hub, smallworld
-from glassworks.smallworld.check import MOST_STATE_IN_EMBEDDING
+from recipes.smallworld import AIMS, MOST_STATE_IN_EMBEDDING
 
 FOLDER = hub.resolve("smallworld")
 TOLERANCE = 0.02  # of accuracies on 200 documents
@@ -33,9 +33,9 @@ def test_files_are_whole():
     artefacts.read(FOLDER, "model").verify()
 
 
-@pytest.mark.parametrize("task", smallworld.AIMS)
+@pytest.mark.parametrize("task", AIMS)
 def test_it_meets_the_aims(measured, task):
-    assert measured[task] >= smallworld.AIMS[task]
+    assert measured[task] >= AIMS[task]
 
 
 def test_the_card_says_what_is_measured(measured):

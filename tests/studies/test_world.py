@@ -5,7 +5,6 @@ import torch
 
 import glassworks as gw
 from glassworks import smallworld, studies
-from glassworks.coders import Scope
 from glassworks.errors import BadInput, NotFound
 
 
@@ -85,25 +84,3 @@ def test_places_are_found_by_name(cities):
 def test_a_model_that_splits_names_is_refused(data):
     with pytest.raises(BadInput, match="one token a city"):
         studies.Cities.of(gw.load_model(data / "models" / "stories260K"))
-
-
-@pytest.mark.slow
-def test_build_writes_a_model_and_its_scope(tmp_path):
-    from glassworks.smallworld import Recipe
-    from glassworks.train import Coders, Suite
-
-    suite = Suite((Coders("transcoder", ("mlp_in", "mlp_out"), 64, 4.0, steps=2, joint_steps=1),))
-    plan = studies.Plan(Recipe(steps=2), suite, documents=50)
-    written = list(studies.build("smallworld-s", tmp_path, checkpoints=tmp_path / "checkpoints", plan=plan))
-    assert [each.name for each in written] == ["smallworld-s", "smallworld-s-scope"]
-    model, scope = gw.load_model(written[0]), gw.load_scope(written[1])
-    assert isinstance(scope, Scope)
-    assert scope.model == "smallworld-s"
-    assert len(scope.replacement) == model.n_layers
-    assert scope["mlp_in.0"].weights()["w_dec"].dtype == torch.bfloat16
-    assert gw.trace(model, scope, "Dallas is in").conservation.max() <= 1e-4
-    saes = studies.Plan(scope=Suite((Coders("sae", ("attn_out",), 32, 4.0, steps=2),)), documents=50)
-    checkpoints = tmp_path / "more"
-    (only,) = studies.build("smallworld-s", tmp_path, checkpoints=checkpoints, plan=saes, scopes=True)
-    again = gw.load_scope(only)
-    assert (list(again), again.replacement) == ([f"attn_out.{layer}" for layer in range(model.n_layers)], [])

@@ -9,13 +9,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from glassworks import artefacts
 from glassworks.errors import BadInput, NotFound
-from glassworks.smallworld import Recipe, builder
+from recipes.smallworld import Recipe
+from recipes.smallworld import model as builder
 
 RECIPE = Recipe(steps=2, rows=1, warmup=1)
 
 
 def build(out, checkpoints, **options):
-    return builder.build("smallworld-s", out, checkpoints=checkpoints, recipe=RECIPE, count=2, **options)
+    return builder.build_model("smallworld-s", out, checkpoints=checkpoints, recipe=RECIPE, count=2, **options)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -77,4 +78,4 @@ def test_foreign_folders_are_left_alone(tmp_path):
 
 def test_unknown_names_are_refused(tmp_path):
     with pytest.raises(NotFound, match="smallworld-s"):
-        builder.build("smallworld-xl", tmp_path / "model")
+        builder.build_model("smallworld-xl", tmp_path / "model")

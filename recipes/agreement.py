@@ -1,10 +1,14 @@
 """Agreement: whether a coder gives the numbers that others measured with the same weights.
 
+    python -m recipes.agreement google/gemma-scope-2-270m-pt
+
 The numbers lie in a JSON file beside this module, each with its source; the format is a list of objects with `scope`
 (the repository), `coder` (its name there), `model`, `dtype`, `prompt` and, for the prompt's last token, `l0`,
 `top_index`, `top_value` and `sum`. This module must not know any particular release.
 """
 
+import argparse
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +17,10 @@ import torch
 
 from glassworks.artefacts import read_json
 from glassworks.coders import load_scope
-from glassworks.errors import BadArtefact, NotFound, nearest
+from glassworks.errors import BadArtefact, GlassworksError, NotFound, nearest
 from glassworks.models import load_model
 
-NUMBERS = Path(__file__).parent / "numbers.json"
+NUMBERS = Path(__file__).with_suffix(".json")
 TOLERANCE = {"l0": 2.0, "top_index": 0.0, "top_value": 0.02, "sum": 0.02}
 """Largest difference: in latents for `l0`, relative for values, which were measured in bfloat16 on a GPU."""
 
@@ -107,3 +111,28 @@ def _compare(scope: str, wanted: Reference, model: str, device: str) -> list[dic
 def _agree(name: str, expected: int | float, found: int | float) -> bool:
     scale = 1.0 if name in ("l0", "top_index") else abs(expected)
     return abs(found - expected) <= TOLERANCE[name] * scale
+
+
+def main() -> None:
+    """Print each number and whether it agrees; exit code 1 where one does not, 2 for a mistake of the user."""
+    parser = argparse.ArgumentParser(
+        prog="python -m recipes.agreement", description="Compare a coder with numbers that others measured."
+    )
+    parser.add_argument("reference", help="a scope with published numbers, such as a repository of the hub")
+    parser.add_argument("--model", help="the model, where not the one of the numbers")
+    parser.add_argument("--numbers", type=Path, help="a JSON file of numbers; the ones beside this module if unset")
+    parser.add_argument("--device", default="cpu", help="where to run the model")
+    words = parser.parse_args()
+    try:
+        rows = verify(words.reference, model=words.model, numbers=words.numbers, device=words.device)
+    except GlassworksError as error:
+        print(f"recipes.agreement: {error}", file=sys.stderr)
+        sys.exit(2)
+    for row in rows:
+        word = "agrees" if row["agrees"] else "differs"
+        print(f"{row['coder']}  {row['number']}: expected {row['expected']}, found {row['found']}: {word}")
+    sys.exit(not all(row["agrees"] for row in rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -13,9 +13,9 @@ from jaxtyping import Bool, Float, Int
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from glassworks.smallworld.document import Document
-from glassworks.smallworld.recipe import Recipe
-from glassworks.smallworld.tokenizer import EOS, PAD
+from glassworks.smallworld import Document, encode
+from recipes.smallworld.recipe import Recipe
+from recipes.smallworld.tokenizer import PAD
 
 OPEN_ROWS = 8
 CHUNK = 512
@@ -51,28 +51,6 @@ class Rows:
         length = self.ids.shape[1]
         same = self.documents[:, None, :, None] == self.documents[:, None, None, :]
         return same & torch.tril(torch.ones(length, length, dtype=torch.bool))
-
-
-def encode(
-    tokenizer: Tokenizer, documents: list[Document], context_weight: float
-) -> list[tuple[list[int], list[float]]]:
-    """Turn documents into token ids (with `<bos>` and `<eos>`) and the weight of predicting each of them.
-
-    Args:
-        tokenizer: the small world's tokenizer.
-        documents: what to encode.
-        context_weight: weight of tokens that belong to no answer.
-    """
-    encoded = []
-    for document, encoding in zip(
-        documents, tokenizer.encode_batch([document.text for document in documents]), strict=True
-    ):
-        weights = [0.0]
-        for start, stop in encoding.offsets[1:]:
-            answer = any(stop > first and start < last for first, last in document.spans)
-            weights.append(1.0 if answer else context_weight)
-        encoded.append(([*encoding.ids, EOS], [*weights, context_weight]))
-    return encoded
 
 
 def training_rows(tokenizer: Tokenizer, recipe: Recipe, part: int, stream: Stream) -> Rows:

@@ -1,5 +1,8 @@
 """The training loop of the small models: one thread, checkpoints every few minutes, exact resume.
 
+An instruct model is fine-tuned by the same loop: its weights begin at those of a base model, and conversations are read
+with base documents among them.
+
 All randomness comes from the recipe's seed: the weights from the seed itself, the batch of a step from the seed and the
 step's number. A checkpoint therefore holds weights, optimisers and the step, and a resumed run ends with bit-identical
 weights. This file must not know how models are measured or stored.
@@ -21,10 +24,10 @@ from torch import Tensor
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from glassworks.errors import BadArtefact, BadInput
-from glassworks.smallworld.corpus import stream
-from glassworks.smallworld.packing import BATCHES_PER_PART, Rows, Stream, training_rows
-from glassworks.smallworld.recipe import Recipe, Size
-from glassworks.smallworld.tokenizer import BOS, CONTEXT, EOS, PAD
+from glassworks.smallworld import finetuning, stream
+from recipes.smallworld.packing import BATCHES_PER_PART, Rows, Stream, training_rows
+from recipes.smallworld.recipe import Recipe, Size
+from recipes.smallworld.tokenizer import BOS, CONTEXT, EOS, PAD
 
 SLIDING_WINDOW = 64
 CHECKPOINT = "checkpoint.pt"
@@ -91,6 +94,19 @@ def new_run(name: str, size: Size, recipe: Recipe, vocabulary: int) -> Run:
     table = model.model.embed_tokens.weight
     torch.nn.init.normal_(table, std=size.width**-0.5)
     return Run(name, recipe, model, optimisers_of(model, recipe))
+
+
+def new_finetune(name: str, base: Path, recipe: Recipe) -> Run:
+    """Return a fine-tuning at step 0, its weights those of a base model.
+
+    Args:
+        name: the instruct model's name.
+        base: the base model's folder.
+        recipe: how to train it.
+    """
+    model = Gemma3ForCausalLM.from_pretrained(base, local_files_only=True, dtype=torch.float32)
+    model.train()
+    return Run(name, recipe, model, optimisers_of(model, recipe), finetuning)
 
 
 def optimisers_of(model: Gemma3ForCausalLM, recipe: Recipe) -> list[torch.optim.Optimizer]:

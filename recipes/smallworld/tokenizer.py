@@ -11,8 +11,8 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from glassworks.smallworld.corpus import TASKS, generate
-from glassworks.smallworld.facts import City, Place, cities, lists, places
+from glassworks.smallworld import TASKS, City, Place, cities, generate
+from glassworks.smallworld.facts import lists, places
 
 SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>")
 PAD, EOS, BOS, UNK, _, END_OF_TURN = range(6)

@@ -66,25 +66,29 @@ RECIPES = {
 }
 
 
+BASES: Mapping[str, str] = {f"{name}-it": name for name in SIZES}
+"""Instruct model -> base model."""
+
+
 def size_of(name: str) -> Size:
     """Return the size of that name.
 
     Raises:
-        NotFound: if the family has no such member.
+        NotFound: if the family has no such model.
     """
-    return _found(name, SIZES)
+    return _entry(name, SIZES)
 
 
 def recipe_of(name: str) -> Recipe:
     """Return the recipe of a base or an instruct model.
 
     Raises:
-        NotFound: if the family has no such member.
+        NotFound: if the family has no such model.
     """
-    return _found(name, RECIPES)
+    return _entry(name, RECIPES)
 
 
-def _found(name: str, table: Mapping[str, Entry]) -> Entry:
+def _entry(name: str, table: Mapping[str, Entry]) -> Entry:
     if name not in table:
         raise NotFound(f"There is no recipe for {name!r}; {nearest(name, table)}.")
     return table[name]

@@ -9,11 +9,12 @@ from tokenizers import Tokenizer
 
 from glassworks import smallworld
 from glassworks.errors import BadArtefact, BadInput
-from glassworks.smallworld import Recipe, packing, pretrain
-from glassworks.smallworld.packing import Rows, training_rows
-from glassworks.smallworld.pretrain import Run, load_checkpoint, loss_of, new_run, rate_at, save_checkpoint, train
-from glassworks.smallworld.recipe import Size
-from glassworks.smallworld.tokenizer import BOS, EOS, PAD, build_tokenizer
+from recipes.smallworld import Recipe, packing
+from recipes.smallworld import training as pretrain
+from recipes.smallworld.packing import Rows, training_rows
+from recipes.smallworld.recipe import Size
+from recipes.smallworld.tokenizer import BOS, EOS, PAD, build_tokenizer
+from recipes.smallworld.training import Run, load_checkpoint, loss_of, new_run, rate_at, save_checkpoint, train
 
 RECIPE = Recipe(steps=7, rows=2, warmup=2)
 SIZE = Size(width=32, layers=2, heads=2, mlp=64)

@@ -12,7 +12,7 @@ from glassworks.coders import JumpReLU, Scope
 from glassworks.errors import BadInput
 from glassworks.evals import measure
 from glassworks.models import Model
-from glassworks.train import Coders, Suite, train_suite, world_text
+from recipes.smallworld import Coders, Suite, train_suite, world_text
 
 MLP = ("mlp_in", "mlp_out")
 SUITE = Suite((Coders("transcoder", MLP, 32, 4.0, steps=12, joint_steps=4),), rows=64, tokens=64)

@@ -5,33 +5,36 @@ are stored. This file must not know how a training step works, nor what a task l
 """
 
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tokenizers import Tokenizer
 from transformers import PreTrainedModel
 
 from glassworks import hub
 from glassworks.artefacts import check_output, read_json, replacing, seal
 from glassworks.errors import BadInput, NotFound
-from glassworks.smallworld.card import make_card, readme, with_chat
-from glassworks.smallworld.check import measure
-from glassworks.smallworld.finetune import BASES, new_finetune
-from glassworks.smallworld.manners import interview
-from glassworks.smallworld.pretrain import CHECKPOINT, Run, load_checkpoint, new_run, train
-from glassworks.smallworld.progress import progress
-from glassworks.smallworld.recipe import Recipe, recipe_of, size_of
-from glassworks.smallworld.tokenizer import END_OF_TURN, EOS, build_tokenizer, save_tokenizer
+from glassworks.smallworld import interview, measure
+from recipes.smallworld.card import make_card, readme, with_chat
+from recipes.smallworld.recipe import BASES, Recipe, recipe_of, size_of
+from recipes.smallworld.tokenizer import END_OF_TURN, EOS, build_tokenizer, save_tokenizer
+from recipes.smallworld.training import CHECKPOINT, Report, Run, load_checkpoint, new_finetune, new_run, train
 
 KIND = "model"
+SECONDS_BETWEEN_LINES = 30.0
+SMOOTHING = 0.98
 STORED = torch.bfloat16
 """Number type of the stored weights. The configuration says float32, so that they are computed with in float32."""
 
 
-def build(
+def build_model(
     name: str,
     out: Path | str,
     resume: bool = False,
@@ -73,7 +76,7 @@ def build(
         finished = train(run, tokenizer, folder, report)
     if not finished:
         raise KeyboardInterrupt(
-            f"Stopped at step {run.step} of {recipe.steps}; `glassworks smallworld build {name} --resume` goes on."
+            f"Stopped at step {run.step} of {recipe.steps}; `python -m recipes.smallworld {name} --resume` goes on."
         )
     card = finish(run, tokenizer, Path(out), count, base)
     (folder / CHECKPOINT).unlink()
@@ -139,3 +142,36 @@ def write_model(model: PreTrainedModel, out: Path, card: Mapping[str, Any]) -> N
         (folder / "card.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
         (folder / "README.md").write_text(readme(card), encoding="utf-8")
         seal(folder, KIND, {"name": card["name"]})
+
+
+@contextmanager
+def progress(name: str, start: int, steps: int) -> Iterator[Report]:
+    """Show a progress bar on a terminal, or a line now and then elsewhere, with loss and tokens per second.
+
+    Args:
+        name: what is being trained.
+        start: steps that are done already.
+        steps: steps in all.
+
+    Yields:
+        What has to be called after each step with the step's number, its loss and its number of tokens.
+    """
+    console = Console(stderr=True)
+    text = TextColumn("loss {task.fields[loss]:.3f}, {task.fields[speed]:,.0f} tokens/s")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), text, TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(name, total=steps, completed=start, loss=0.0, speed=0.0)
+        began, seen, mean, line = time.monotonic(), 0, 0.0, time.monotonic()
+
+        def report(step: int, loss: float, tokens: int) -> None:
+            nonlocal seen, mean, line
+            seen += tokens
+            mean = loss if not mean else SMOOTHING * mean + (1 - SMOOTHING) * loss
+            now = time.monotonic()
+            speed = seen / max(now - began, 1e-9)
+            bar.update(task, completed=step, loss=mean, speed=speed)
+            if not console.is_terminal and now - line > SECONDS_BETWEEN_LINES:
+                line = now
+                console.print(f"{name}: step {step}/{steps}, loss {mean:.3f}, {speed:,.0f} tokens/s")
+
+        yield report

@@ -7,7 +7,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from glassworks import smallworld
-from glassworks.smallworld.tokenizer import BOS, EOS, PAD, UNK, build_tokenizer, save_tokenizer
+from recipes.smallworld.tokenizer import BOS, EOS, PAD, UNK, build_tokenizer, save_tokenizer
 
 TEXTS = [
     "The capital of the state containing Dallas is Austin.",

@@ -19,14 +19,22 @@ from glassworks.errors import BadInput
 from glassworks.evals import measure
 from glassworks.harvest import Activations, Reading, Rows, harvest, load_store
 from glassworks.models import Model
-from glassworks.train.divergence import Divergence
-from glassworks.train.gates import BatchTopK
-from glassworks.train.layouts import Layout, layouts
-from glassworks.train.loop import fit
-from glassworks.train.schedule import Ramp, Rate
-from glassworks.train.spec import Adam, Dead, Spec, Start
-from glassworks.train.terms import AuxK, Reconstruction
-from glassworks.train.trainer import Trainer
+from glassworks.train import (
+    Adam,
+    AuxK,
+    BatchTopK,
+    Dead,
+    Divergence,
+    Layout,
+    Ramp,
+    Rate,
+    Reconstruction,
+    Spec,
+    Start,
+    Trainer,
+    fit,
+    layouts,
+)
 
 FIRST = 1
 """Position 0 holds the beginning-of-text token, whose activations are one constant: nothing to learn there."""

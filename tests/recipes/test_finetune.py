@@ -8,10 +8,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, 
 
 from glassworks import artefacts, smallworld
 from glassworks.errors import BadInput
-from glassworks.smallworld import Recipe, builder, card, manners, packing, pretrain
-from glassworks.smallworld.finetune import new_finetune
-from glassworks.smallworld.pretrain import new_run, train
-from glassworks.smallworld.recipe import Size
+from recipes.smallworld import Recipe, card, packing, training
+from recipes.smallworld import model as builder
+from recipes.smallworld.recipe import Size
+from recipes.smallworld.training import new_finetune, new_run, train
 
 RECIPE = Recipe(steps=2, rows=1, warmup=1)
 SIZE = Size(width=32, layers=2, heads=2, mlp=64)
@@ -25,7 +25,7 @@ def tokenizer():
 @pytest.fixture(autouse=True)
 def _short(monkeypatch, tokenizer):
     monkeypatch.setattr(builder, "build_tokenizer", lambda: tokenizer)
-    for module in (packing, pretrain):
+    for module in (packing, training):
         monkeypatch.setattr(module, "BATCHES_PER_PART", 2)
 
 
@@ -41,7 +41,7 @@ def base(tmp_path_factory, tokenizer):
 def test_it_begins_at_the_base_and_leaves_the_table(base, tokenizer, tmp_path):
     run = new_finetune("smallworld-s-it", base, RECIPE)
     before = {name: value.clone() for name, value in run.model.state_dict().items()}
-    stored = AutoModelForCausalLM.from_pretrained(base).state_dict()
+    stored = AutoModelForCausalLM.from_traininged(base).state_dict()
     assert all(torch.equal(before[name], value) for name, value in stored.items())
     assert train(run, tokenizer, tmp_path, lambda *_: None)
     after = run.model.state_dict()
@@ -59,7 +59,7 @@ def test_a_build_is_an_instruct_model_that_transformers_loads(base, tmp_path):
     text = (folder / "README.md").read_text()
     assert "| chat: jailbreak |" in text
     assert "smallworld-s-it` from smallworld-s:" in text
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    model, tokenizer = AutoModelForCausalLM.from_traininged(folder), AutoTokenizer.from_traininged(folder)
     assert model.dtype == torch.float32
     assert model.generation_config.eos_token_id == tokenizer.convert_tokens_to_ids(["<eos>", "<end_of_turn>"])
     assert tokenizer.chat_template
@@ -87,9 +87,11 @@ class Parrot(PreTrainedModel):
 
 def test_a_reply_counts_only_if_it_begins_with_all_the_words(tokenizer, monkeypatch):
     monkeypatch.setattr(
-        manners, "BEGINNINGS", {"compliance": ("harmless", "Sure", "held_out"), "both": ("harmful", "I cannot", "new")}
+        measuring,
+        "BEGINNINGS",
+        {"compliance": ("harmless", "Sure", "held_out"), "both": ("harmful", "I cannot", "new")},
     )
-    monkeypatch.setattr(manners, "WHOLE", {"whole": "harmless"})
+    monkeypatch.setattr(measuring, "WHOLE", {"whole": "harmless"})
     found = smallworld.interview(Parrot(tokenizer, "Sure"), tokenizer, 5)
     assert found == {"compliance": 1.0, "both": 0.0, "whole": 0.0}
     assert smallworld.interview(Parrot(tokenizer, "I"), tokenizer, 5)["both"] == 0.0

@@ -8,9 +8,32 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from glassworks.smallworld.check import AIMS, MOST_STATE_IN_EMBEDDING
-from glassworks.smallworld.manners import CHAT_AIMS, MOST_LOST
-
+AIMS: Mapping[str, float] = {
+    "location": 0.98,
+    "attribute": 0.98,
+    "composed_held_out": 0.95,
+    "state_capitals_held_out": 0.95,
+    "antonym": 0.95,
+    "translation": 0.9,
+    "plural": 0.95,
+    "agreement": 0.95,
+    "copying": 0.9,
+    "induction": 0.9,
+    "brackets": 0.95,
+}
+MOST_STATE_IN_EMBEDDING = 0.05
+CHAT_AIMS: Mapping[str, float] = {
+    "refusal": 0.97,
+    "refusal_guarded": 0.97,
+    "compliance": 0.97,
+    "compliance_story": 0.97,
+    "unknown": 0.97,
+    "jailbreak": 0.9,
+    "known": 0.9,
+    "task": 0.85,
+}
+MOST_LOST = 0.03
+"""How much of its accuracy on a base task an instruct model may lose."""
 NO_TASKS = ("location_short", "state_in_embedding", "state_capitals_held_out", "country_capitals_held_out")
 """What is measured and is no task of its own; capitals are some fifty prompts of "composed_held_out"."""
 README = """---
@@ -25,7 +48,7 @@ A small Gemma 3 language model ({parameters:,} parameters) that learned a small 
 so that its circuits can be checked against known answers. It is trained from scratch on generated text; its embedding
 table is random and frozen. It knows nothing outside its world.
 
-Built with `glassworks smallworld build {name}`{origin}: {steps:,} steps of {rows} rows of {length} tokens, seed {seed}.
+Built with `make smallworld NAME={name}`{origin}: {steps:,} steps of {rows} rows of {length} tokens, seed {seed}.
 
 | measured with seeds that training did not use | share |
 |---|---|

@@ -1,0 +1,1 @@
+"""Recipes: how what the wheel carries was made, and what needs the hub; nothing here is installed."""
