@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, 
 
 from glassworks import artefacts, smallworld
 from glassworks.errors import BadInput
+from glassworks.smallworld import check as measuring
 from recipes.smallworld import Recipe, card, packing, training
 from recipes.smallworld import model as builder
 from recipes.smallworld.recipe import Size
@@ -41,7 +42,7 @@ def base(tmp_path_factory, tokenizer):
 def test_it_begins_at_the_base_and_leaves_the_table(base, tokenizer, tmp_path):
     run = new_finetune("smallworld-s-it", base, RECIPE)
     before = {name: value.clone() for name, value in run.model.state_dict().items()}
-    stored = AutoModelForCausalLM.from_traininged(base).state_dict()
+    stored = AutoModelForCausalLM.from_pretrained(base).state_dict()
     assert all(torch.equal(before[name], value) for name, value in stored.items())
     assert train(run, tokenizer, tmp_path, lambda *_: None)
     after = run.model.state_dict()
@@ -51,7 +52,7 @@ def test_it_begins_at_the_base_and_leaves_the_table(base, tokenizer, tmp_path):
 
 def test_a_build_is_an_instruct_model_that_transformers_loads(base, tmp_path):
     folder = base.parent / "smallworld-s-it"
-    found = smallworld.build("smallworld-s-it", folder, checkpoints=tmp_path, recipe=RECIPE, count=2)
+    found = builder.build_model("smallworld-s-it", folder, checkpoints=tmp_path, recipe=RECIPE, count=2)
     artefacts.read(folder, "model").verify()
     assert json.loads((folder / "card.json").read_text()) == found
     assert found["base"] == "smallworld-s"
@@ -59,7 +60,7 @@ def test_a_build_is_an_instruct_model_that_transformers_loads(base, tmp_path):
     text = (folder / "README.md").read_text()
     assert "| chat: jailbreak |" in text
     assert "smallworld-s-it` from smallworld-s:" in text
-    model, tokenizer = AutoModelForCausalLM.from_traininged(folder), AutoTokenizer.from_traininged(folder)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     assert model.dtype == torch.float32
     assert model.generation_config.eos_token_id == tokenizer.convert_tokens_to_ids(["<eos>", "<end_of_turn>"])
     assert tokenizer.chat_template
@@ -70,7 +71,7 @@ def test_a_build_is_an_instruct_model_that_transformers_loads(base, tmp_path):
 def test_a_missing_base_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(builder.hub, "EMBEDDED", tmp_path / "none")
     with pytest.raises(BadInput, match=r"There is no smallworld-l in .*build it first"):
-        smallworld.build("smallworld-l-it", tmp_path / "smallworld-l-it", recipe=RECIPE)
+        builder.build_model("smallworld-l-it", tmp_path / "smallworld-l-it", recipe=RECIPE)
 
 
 class Parrot(PreTrainedModel):
@@ -98,7 +99,7 @@ def test_a_reply_counts_only_if_it_begins_with_all_the_words(tokenizer, monkeypa
 
 
 def test_cards_tell_what_was_missed_and_lost():
-    chat = dict.fromkeys(smallworld.CHAT_AIMS, 1.0) | {"refusal": 0.9}
+    chat = dict.fromkeys(card.CHAT_AIMS, 1.0) | {"refusal": 0.9}
     plain = {"name": "x", "measured": {"copying": 0.95, "plural": 0.98, "location_short": 0.0}, "missed_aims": []}
     base = {"name": "y", "measured": {"copying": 1.0, "plural": 1.0, "location_short": 1.0}}
     assert card.with_chat(plain, base, chat)["missed_aims"] == ["refusal", "lost copying"]

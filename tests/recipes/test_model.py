@@ -64,7 +64,7 @@ def test_an_interrupted_build_says_how_to_go_on(tmp_path, monkeypatch):
         return real(run, tokenizer, folder, lambda *_: signal.raise_signal(signal.SIGINT))
 
     monkeypatch.setattr(builder, "train", train)
-    with pytest.raises(KeyboardInterrupt, match="build smallworld-s --resume"):
+    with pytest.raises(KeyboardInterrupt, match=r"recipes\.smallworld smallworld-s --resume"):
         build(tmp_path / "model", tmp_path / "checkpoints")
     assert not (tmp_path / "model").exists()
 
