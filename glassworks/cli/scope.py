@@ -1,6 +1,5 @@
 """`glassworks scope`: what a release of coders holds."""
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -26,7 +25,7 @@ def scope(
     """List the coders of a release without loading weights: sites, layers, widths, L0, sizes."""
     from dataclasses import asdict
 
-    from glassworks.coders import RELEASES, load_scope
+    from glassworks.coders import RELEASES, grouped, load_scope
     from glassworks.errors import NotFound, nearest
 
     if reference is None:
@@ -37,7 +36,7 @@ def scope(
         known = sorted({name for each in found.entries for name in _names(each)})
         raise NotFound(f"The scope {reference} has no coder that reads {site}; {nearest(site, known)}.")
     rows = [_row(each) for each in chosen]
-    table = rows if as_json or len(rows) <= EACH else _grouped(chosen)
+    table = rows if as_json or len(rows) <= EACH else grouped(chosen)
     formats = sorted({each.provenance.format for each in chosen})
     return show({"scope": reference, "trained on": found.model, "format": formats, "coders": table}, as_json)
 
@@ -62,41 +61,3 @@ def _row(entry: "Entry") -> dict[str, Any]:
 
 def _sites(sites: tuple[Any, ...]) -> str:
     return sites[0].name if len(sites) == 1 else f"{sites[0]} .. {sites[-1]}"
-
-
-def _grouped(entries: "list[Entry]") -> list[dict[str, Any]]:
-    """One row for coders that differ only by layer, width and L0."""
-    groups: dict[tuple[Any, ...], list[Entry]] = {}
-    for entry in entries:
-        key = (entry.kind, entry.reads[0].kind, entry.writes[0].kind, entry.tags)
-        groups.setdefault(key, []).append(entry)
-    return [
-        {
-            "kind": kind,
-            "reads": reads,
-            "writes": writes,
-            "layers": _ranges(site.layer for each in group for site in each.reads if site.layer is not None),
-            "latents": ", ".join(dict.fromkeys(each.width for each in group)),
-            "L0": _some(dict.fromkeys(each.l0 for each in group)),
-            "tags": ", ".join(tags),
-            "coders": len(group),
-            "GB": sum(each.bytes for each in group) / 1e9,
-        }
-        for (kind, reads, writes, tags), group in groups.items()
-    ]
-
-
-def _some(words: Iterable[str]) -> str:
-    listed = list(words)
-    return ", ".join(listed) if len(listed) <= 6 else f"{len(listed)} between {listed[0]} and {listed[-1]}"
-
-
-def _ranges(layers: Iterable[int]) -> str:
-    """0, 1, 2, 5 -> `0-2, 5`."""
-    runs: list[list[int]] = []
-    for layer in sorted(set(layers)):
-        if runs and layer == runs[-1][-1] + 1:
-            runs[-1].append(layer)
-        else:
-            runs.append([layer])
-    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)

@@ -8,7 +8,7 @@ from glassworks.coders.activations import Activation, BatchTopK, GroupMax, JumpR
 from glassworks.coders.coder import Coder
 from glassworks.coders.crosscoder import Crosscoder
 from glassworks.coders.crosslayer import CrossLayer
-from glassworks.coders.entries import Entry, width_word
+from glassworks.coders.entries import Entry, grouped, width_word
 from glassworks.coders.evidence import Evidence
 from glassworks.coders.export import export_scope
 from glassworks.coders.folding import Affine, fold, gated, unit_decoder
@@ -45,6 +45,7 @@ __all__ = [
     "export_scope",
     "fold",
     "gated",
+    "grouped",
     "load_scope",
     "open_tensors",
     "replacement_of",

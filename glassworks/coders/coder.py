@@ -7,6 +7,7 @@ accumulated in float32 or in the input's type where that is wider.
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
+from html import escape
 from typing import Any, cast
 
 from jaxtyping import Float, Int
@@ -102,12 +103,26 @@ class Coder(nn.Module, ABC):
 
     def forward(self, x: Float[Tensor, "*token d_in"]) -> Float[Tensor, "*token d_out"]:
         """Reconstruct the activations at the write site: decoded latents plus the skip path."""
-        reconstruction, skip = self.decode(self.encode(x)), self.skip()
-        return (
-            reconstruction
-            if skip is None
-            else reconstruction + x.to(reconstruction.dtype) @ skip.to(reconstruction.dtype)
-        )
+        return self.reconstruct(self.encode(x), x)
+
+    def reconstruct(
+        self, latents: Latents, x: Float[Tensor, "*token d_in"], write: Site | None = None
+    ) -> Float[Tensor, "*token d_out"]:
+        """What the coder writes for some latents: decoded, with bias, plus the skip path of its input.
+
+        Args:
+            latents: usually `encode(x)`, or changed from it.
+            x: the activations at the read site.
+            write: the write site, the first by default.
+        """
+        decoded, skip = self.decode(latents, write), self.skip(write)
+        return decoded if skip is None else decoded + x.to(decoded.dtype) @ skip.to(decoded.dtype)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.id}: {self.extra_repr()}, {self.parts[0]._activation.kind})"
+
+    def _repr_html_(self) -> str:
+        return f"<code>{escape(repr(self))}</code>"
 
     def check_write(self, write: Site | None) -> Site:
         """The write site meant, the first by default; NotFound where the coder does not write there."""

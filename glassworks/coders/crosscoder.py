@@ -87,8 +87,14 @@ class Crosscoder(LinearCoder):
     def forward(self, x: Values) -> Values:
         """Reconstruct the activations at the write sites, stacked or by name as the input is."""
         latents, joined = self.encode(x), self._joined(x)
-        found = [self.decode(latents, site) + self._skipped(joined, site) for site in self.writes]
-        return unstacked(torch.stack(found, dim=-2), self.writes, x)
+        written = [self.reconstruct(latents, joined, site) for site in self.writes]
+        return unstacked(torch.stack(written, dim=-2), self.writes, x)
+
+    def reconstruct(self, latents: Latents, x: Values, write: Site | None = None) -> Float[Tensor, "*token d_out"]:
+        """What is written at a site, skip included, or stacked over all of several by default."""
+        if write is None and len(self.writes) > 1:
+            return torch.stack([self.reconstruct(latents, x, site) for site in self.writes], dim=-2)
+        return super().reconstruct(latents, self._joined(x), write)
 
     def decoder_rows(self, indices: Int[Tensor, " k"], write: Site | None = None) -> Float[Tensor, "k d_out"]:
         """Rows of `w_dec.<write>`."""
@@ -114,10 +120,6 @@ class Crosscoder(LinearCoder):
     def _joined(self, x: Values) -> Tensor:
         stacked_, single = stacked(x, self.reads), len(self.reads) == 1
         return stacked_ if single or stacked_.shape[-1] == self.d_in else stacked_.flatten(-2)
-
-    def _skipped(self, x: Tensor, write: Site) -> Tensor | float:
-        skip = self.skip(write)
-        return 0.0 if skip is None else x.to(skip.dtype) @ skip
 
 
 def stacked(x: Values, sites: Sequence[Site]) -> Tensor:

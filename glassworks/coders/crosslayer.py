@@ -94,14 +94,17 @@ class CrossLayer(Coder):
 
     def forward(self, x: Values) -> Values:
         """Reconstruct the activations at the write sites, stacked or by name as the input is."""
-        latents = self.encode(x)
-        found = [self.decode(latents, site) for site in self.writes]
-        for part, each in self._shared(x):
-            for site in part.writes:
-                skip = part.skip(site)
-                if skip is not None:
-                    found[self.writes.index(site)] += each.to(skip.dtype) @ skip
-        return unstacked(torch.stack(found, dim=-2), self.writes, x)
+        return unstacked(self.reconstruct(self.encode(x), x), self.writes, x)
+
+    def reconstruct(self, latents: Latents, x: Values, write: Site | None = None) -> Float[Tensor, "*token d_out"]:
+        """What is written at a site, skips included, or stacked over all of them by default."""
+        if write is None:
+            return torch.stack([self.reconstruct(latents, x, site) for site in self.writes], dim=-2)
+        total = self.decode(latents, write)
+        for part, own in self._shared(x):
+            skip = part.skip(write) if write in part.writes else None
+            total = total if skip is None else total + own.to(skip.dtype) @ skip
+        return total
 
     def encoder_rows(self, indices: Int[Tensor, " k"]) -> Float[Tensor, "k d_in"]:
         """The directions that latents read, each at the site of its part."""

@@ -4,9 +4,9 @@ A scope is a list of entries; a coder is built from its entry on first use. Form
 and small configurations alone. This module must not know any format.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import final
+from typing import Any, final
 
 from glassworks.coders.coder import Coder
 from glassworks.sites import Site
@@ -90,3 +90,41 @@ def width_word(latents: int) -> str:
     if latents >= 1_000_000:
         return f"{latents // 1_000_000}m"
     return f"{latents // 1000}k"
+
+
+def grouped(entries: Iterable[Entry]) -> list[dict[str, Any]]:
+    """A table of coders: one row for those that differ only by layer, width and L0."""
+    groups: dict[tuple[Any, ...], list[Entry]] = {}
+    for entry in entries:
+        key = (entry.kind, entry.reads[0].kind, entry.writes[0].kind, entry.tags)
+        groups.setdefault(key, []).append(entry)
+    return [
+        {
+            "kind": kind,
+            "reads": reads,
+            "writes": writes,
+            "layers": _ranges(site.layer for each in group for site in each.reads if site.layer is not None),
+            "latents": ", ".join(dict.fromkeys(each.width for each in group)),
+            "L0": _some(dict.fromkeys(each.l0 for each in group)),
+            "tags": ", ".join(tags),
+            "coders": len(group),
+            "GB": sum(each.bytes for each in group) / 1e9,
+        }
+        for (kind, reads, writes, tags), group in groups.items()
+    ]
+
+
+def _some(words: Iterable[str]) -> str:
+    listed = list(words)
+    return ", ".join(listed) if len(listed) <= 6 else f"{len(listed)} between {listed[0]} and {listed[-1]}"
+
+
+def _ranges(layers: Iterable[int]) -> str:
+    """0, 1, 2, 5 -> `0-2, 5`."""
+    runs: list[list[int]] = []
+    for layer in sorted(set(layers)):
+        if runs and layer == runs[-1][-1] + 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)

@@ -4,10 +4,10 @@ One safetensors file for each set of latents, latents first in every matrix, so 
 everything else is in the scope's manifest.
 """
 
-from collections.abc import Iterator, Mapping
-from functools import partial
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Literal
 
+import msgspec
 import torch
 from torch import Tensor
 
@@ -22,7 +22,7 @@ from glassworks.coders.linear import LinearCoder
 from glassworks.coders.pertoken import PerToken
 from glassworks.coders.transcoder import Transcoder
 from glassworks.coders.weights import Matrix, open_tensors
-from glassworks.errors import BadArtefact, GlassworksError, Unsupported, nearest
+from glassworks.errors import BadArtefact, GlassworksError, Unsupported
 from glassworks.sites import Site
 
 FORMULA = "z = x @ w_enc.T + b_enc; a = activation(z); y = a @ w_dec + b_dec (+ x @ w_skip)"
@@ -32,24 +32,52 @@ MATRICES, VECTORS = ("w_enc", "w_dec"), ("b_", "w_skip")
 """How the names of weights begin that may stay in their file, and that are read; the rest are the activation's."""
 
 
-def plain(coder: Coder) -> dict[str, Any]:
-    """What the manifest says of a coder; JSON values."""
-    if isinstance(coder, PerToken):
-        return plain(coder.inner) | {"scaling": coder.scaling}
-    kind = next((name for name, each in KINDS.items() if isinstance(coder, each)), None)
+class CoderFields(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the manifest holds of a coder, or of a part of one."""
+
+    kind: Literal["transcoder", "crosscoder", "cross_layer"]
+    reads: tuple[Site, ...]
+    writes: tuple[Site, ...]
+    d_latent: int
+    activation: dict[str, Any]
+    parts: "tuple[CoderFields, ...]" = ()
+    prefixes: tuple[int, ...] = ()
+    scaling: str | None = None
+    l0: str | int | float = ""
+    target: float | None = None
+    tags: tuple[str, ...] = ()
+
+
+class ScopeFields(msgspec.Struct, frozen=True):
+    """What the manifest holds of a scope."""
+
+    model: str
+    coders: dict[str, CoderFields]
+    replacement: list[str]
+    untrained: tuple[str, ...]
+    metrics: dict[str, Any]
+    name: str = ""
+
+
+def describe(coder: Coder, entry: Entry | None = None) -> CoderFields:
+    """What the manifest says of a coder, and of its entry in the scope."""
+    inner = coder.inner if isinstance(coder, PerToken) else coder
+    kind = next((name for name, each in KINDS.items() if isinstance(inner, each)), None)
     if kind is None:
         raise Unsupported(f"The coder {coder.id} is a {type(coder).__name__}; only {', '.join(KINDS)} can be saved.")
-    facts = {
-        "kind": kind,
-        "reads": [site.name for site in coder.reads],
-        "writes": [site.name for site in coder.writes],
-        "d_latent": coder.d_latent,
-        "activation": coder.activation.plain(),
-    }
-    if isinstance(coder, CrossLayer):
-        return facts | {"parts": [plain(part) for part in coder.parts]}
-    prefixes = coder.prefixes if isinstance(coder, LinearCoder) else ()
-    return facts | ({"prefixes": list(prefixes)} if prefixes else {})
+    return CoderFields(
+        kind,  # pyright: ignore[reportArgumentType]
+        coder.reads,
+        coder.writes,
+        coder.d_latent,
+        coder.activation.plain(),
+        parts=tuple(map(describe, coder.parts)) if isinstance(coder, CrossLayer) else (),
+        prefixes=tuple(inner.prefixes) if isinstance(inner, LinearCoder) else (),
+        scaling=coder.scaling if isinstance(coder, PerToken) else None,
+        l0=entry.l0 if entry else "",
+        target=entry.target or None if entry else None,
+        tags=entry.tags if entry else (),
+    )
 
 
 def tensors(name: str, coder: Coder, dtype: torch.dtype | None = None) -> Iterator[tuple[str, dict[str, Tensor]]]:
@@ -70,77 +98,68 @@ def tensors(name: str, coder: Coder, dtype: torch.dtype | None = None) -> Iterat
     yield name, weights | inner.activation_tensors()
 
 
-def entries(stored: Artefact, files: Files) -> list[Entry]:
+def entries(stored: Artefact, manifest: ScopeFields, files: Files) -> list[Entry]:
     """What a scope's manifest says of its coders; no weights are read.
 
     Args:
         stored: the scope.
+        manifest: its fields.
         files: where its files are fetched from.
 
     Raises:
         BadArtefact: a file is missing, or has not the size that the manifest states.
-        KeyError, TypeError, ValueError: the manifest lacks or misstates something.
     """
-    return [_entry(stored, files, name, facts) for name, facts in stored.fields["coders"].items()]
+    return [_entry(stored, files, name, facts, manifest.model) for name, facts in manifest.coders.items()]
 
 
-def _entry(stored: Artefact, files: Files, name: str, facts: Mapping[str, Any]) -> Entry:
-    needed = tuple(f"{file}.safetensors" for file in _files(name, facts))
+def _entry(stored: Artefact, files: Files, name: str, facts: CoderFields, model: str) -> Entry:
+    names = [f"{name}/{part.reads[0]}" for part in facts.parts] or [name]
+    needed = tuple(f"{each}.safetensors" for each in names)
     for file in needed:
-        _check_size(stored, files, file)
-    if facts["kind"] not in KINDS:
-        raise BadArtefact(
-            f"The coder {name} of {stored.path} has the unknown kind {facts['kind']!r}; "
-            f"{nearest(str(facts['kind']), KINDS)}."
-        )
-    reads, writes = (tuple(map(Site.parse, facts[key])) for key in ("reads", "writes"))
-    single = len(reads) == len(writes) == 1
+        if file not in files:
+            raise BadArtefact(f"The artefact {stored.path} lacks its file {file}; write it again.")
+        if file not in stored.files or files.size((file,)) != stored.files[file]["bytes"]:
+            raise BadArtefact(
+                f"The file {stored.path / file} has not the size that the manifest states; write it again."
+            )
+
+    def build() -> Coder:
+        try:
+            parts: list[Any] = [
+                _linear(files, each, part) for each, part in zip(needed, facts.parts or (facts,), strict=True)
+            ]
+            coder = CrossLayer(parts, name) if facts.parts else parts[0]
+        except (GlassworksError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+            raise BadArtefact(f"The coder {name} of {stored.path} cannot be built: {error}") from error
+        if coder.d_latent != facts.d_latent:
+            raise BadArtefact(f"The coder {name} of {stored.path} is not what its manifest says; write it again.")
+        return coder
+
+    single = len(facts.reads) == len(facts.writes) == 1
+    joint = "crosscoder" if set(facts.reads) >= set(facts.writes) else "clt"
     return Entry(
         name=name,
-        reads=reads,
-        writes=writes,
-        kind=kind_of(reads, writes) if single else "crosscoder" if set(reads) >= set(writes) else "clt",
-        width=width_word(facts["d_latent"]),
-        l0=str(facts.get("l0", "")),
-        target=facts.get("target"),
-        tags=tuple(facts.get("tags", ())),
+        reads=facts.reads,
+        writes=facts.writes,
+        kind=kind_of(facts.reads, facts.writes) if single else joint,
+        width=width_word(facts.d_latent),
+        l0=str(facts.l0),
+        target=facts.target,
+        tags=facts.tags,
         bytes=files.size(needed),
         files=needed,
-        provenance=Provenance("glassworks", FORMULA, stored.fields["model"]),
-        build=partial(_build, stored, files, name, facts),
+        provenance=Provenance("glassworks", FORMULA, model),
+        build=build,
     )
 
 
-def _files(name: str, facts: Mapping[str, Any]) -> list[str]:
-    return [f"{name}/{part['reads'][0]}" for part in facts["parts"]] if "parts" in facts else [name]
-
-
-def _check_size(stored: Artefact, files: Files, file: str) -> None:
-    if file not in files:
-        raise BadArtefact(f"The artefact {stored.path} lacks its file {file}; write it again.")
-    if files.size((file,)) != stored.files[file]["bytes"]:
-        raise BadArtefact(f"The file {stored.path / file} has not the size that the manifest states; write it again.")
-
-
-def _build(stored: Artefact, files: Files, name: str, facts: Mapping[str, Any]) -> Coder:
-    try:
-        parts = [_linear(files, *each) for each in zip(_files(name, facts), facts.get("parts", [facts]), strict=True)]
-        coder = CrossLayer(parts, name) if "parts" in facts else parts[0]  # pyright: ignore[reportArgumentType]
-    except (GlassworksError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise BadArtefact(f"The coder {name} of {stored.path} cannot be built: {error}") from error
-    if coder.d_latent != facts["d_latent"]:
-        raise BadArtefact(f"The coder {name} of {stored.path} is not what its manifest says; write it again.")
-    return coder
-
-
-def _linear(files: Files, file: str, facts: Mapping[str, Any]) -> Coder:
-    opened = open_tensors(files.path(f"{file}.safetensors"))
+def _linear(files: Files, file: str, facts: CoderFields) -> Coder:
+    opened = open_tensors(files.path(file))
     weights: dict[str, Matrix] = {key: value for key, value in opened.items() if key.startswith(MATRICES)}
     weights |= {key: value.load() for key, value in opened.items() if key.startswith(VECTORS)}
     rest = {key: value.load() for key, value in opened.items() if key not in weights}
-    chosen = activation(facts["activation"], rest)
-    reads, writes = (list(map(Site.parse, facts[key])) for key in ("reads", "writes"))
-    if facts["kind"] == "transcoder":
-        coder = Transcoder(reads[0], writes[0], chosen, weights, facts.get("prefixes", ()))
-        return PerToken(coder, facts["scaling"]) if "scaling" in facts else coder
-    return Crosscoder(reads, writes, chosen, weights, facts.get("prefixes", ()))
+    gate = activation(facts.activation, rest)
+    if facts.kind == "transcoder":
+        coder = Transcoder(facts.reads[0], facts.writes[0], gate, weights, facts.prefixes)
+        return PerToken(coder, facts.scaling) if facts.scaling else coder
+    return Crosscoder(facts.reads, facts.writes, gate, weights, facts.prefixes)

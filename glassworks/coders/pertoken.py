@@ -64,10 +64,12 @@ class PerToken(Coder):
         """Turn raw activations into sparse latents, in units of scaled ones."""
         return self.inner.encode(self._scaled(x)[0])
 
-    def forward(self, x: Float[Tensor, "*token d_in"]) -> Float[Tensor, "*token d_out"]:
-        """Reconstruct the activations at the write site, in raw units."""
+    def reconstruct(
+        self, latents: Latents, x: Float[Tensor, "*token d_in"], write: Site | None = None
+    ) -> Float[Tensor, "*token d_out"]:
+        """What is written for some latents, in raw units: scaled and shifted as the input's tokens were."""
         scaled, centre, length = self._scaled(x)
-        return self.inner(scaled) * length + centre
+        return self.inner.reconstruct(latents, scaled, write) * length + centre
 
     def decode(self, latents: Latents, write: Site | None = None) -> Float[Tensor, "*token d_out"]:
         """Unsupported: it takes the input's length."""
@@ -92,6 +94,10 @@ class PerToken(Coder):
     def skip(self, write: Site | None = None) -> Float[Tensor, "d_in d_out"] | None:
         """Unsupported: see the class."""
         raise self._refusal()
+
+    def extra_repr(self) -> str:
+        """What it reads and writes, its size, and how tokens are scaled."""
+        return f"{self.inner.extra_repr()}, {self.scaling}"
 
     def _scaled(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         measure, epsilon = SCALINGS[self.scaling]

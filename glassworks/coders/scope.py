@@ -7,27 +7,31 @@ are scopes as well, through `formats`. This module must not know how any of it w
 
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
+from html import escape
 from pathlib import Path
 from typing import Any, final
 
 import torch
 
-from glassworks import artefacts
+from glassworks import artefacts, codec
 from glassworks.coders import own
 from glassworks.coders.coder import Coder
-from glassworks.coders.entries import Entry
+from glassworks.coders.entries import Entry, grouped
 from glassworks.coders.evidence import Evidence
 from glassworks.coders.files import files_of
 from glassworks.coders.formats import find_entries
 from glassworks.coders.shelf import Shelf, matching, one
-from glassworks.errors import BadArtefact, BadInput, NotFound, nearest
+from glassworks.errors import BadInput, NotFound, nearest
+from glassworks.pages import format_value, table
 
+MOST_ROWS = 17
+"""A scope prints so many rows of its table at the most."""
 TEMPLATE = ("<start_of_turn>", "user", "\n")
 """What follows BOS at the start of every chat of a Gemma model."""
 
 
 @final
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Scope:
     """The coders of one model.
 
@@ -56,6 +60,28 @@ class Scope:
     def __post_init__(self) -> None:
         if not isinstance(self.coders, Shelf):
             self.coders = Shelf(built=self.coders)
+
+    def __repr__(self) -> str:
+        """A line about the scope and a table of its coders, 20 lines at most."""
+        rows = [{name: format_value(value) for name, value in row.items()} for row in grouped(self.entries)]
+        shown = rows[:MOST_ROWS]
+        names = [name for name in (rows[0] if rows else ()) if any(row[name] for row in rows)]
+        widths = {name: max(len(name), *(len(row[name]) for row in shown)) for name in names}
+        lines = ["  ".join(f"{row[name]:<{widths[name]}}" for name in names).rstrip() for row in shown]
+        lines[:0] = ["  ".join(f"{name:<{widths[name]}}" for name in names).rstrip()] if shown else []
+        lines += [f"... and {len(rows) - len(shown)} more kinds of coders"] if len(rows) > len(shown) else []
+        return "\n  ".join([self._title(), *lines])
+
+    def _repr_html_(self) -> str:
+        rows = grouped(self.entries)
+        return f"<p>{escape(self._title())}</p>{table(rows[:MOST_ROWS], list(rows[0]) if rows else [])}"
+
+    def _title(self) -> str:
+        labels = sum(map(bool, self.labels.values()))
+        return (
+            f"Scope({self.name!r}, of {self.model or 'an unnamed model'}: {len(self)} coders, "
+            f"{len(self.replacement)} of them replace the MLPs, labels for {labels} sets of latents)"
+        )
 
     @property
     def entries(self) -> list[Entry]:
@@ -210,16 +236,12 @@ def save_scope(scope: Scope, path: Path | str, dtype: torch.dtype | None = None)
     for name, labels in scope.labels.items():
         if len(labels) != scope[name].d_latent:
             raise BadInput(f"The coder {name} has {scope[name].d_latent} latents but {len(labels)} labels.")
-    fields = {
-        "name": scope.name,
-        "model": scope.model,
-        "replacement": scope.replacement,
-        "untrained": list(scope.untrained),
-        "coders": {entry.name: _fields(scope, entry) for entry in scope.entries},
-        "metrics": scope.metrics,
-    }
+    described = {entry.name: own.describe(scope.coders[entry.name], entry) for entry in scope.entries}
+    fields = own.ScopeFields(
+        scope.model, described, scope.replacement, tuple(scope.untrained), scope.metrics, name=scope.name
+    )
     tensors = _tensors(scope, dtype)
-    return artefacts.write(path, "scope", fields, tensors, {"labels": scope.labels}, [scope.model])
+    return artefacts.write(path, "scope", codec.plain(fields), tensors, {"labels": scope.labels}, [scope.model])
 
 
 def load_scope(reference: Path | str) -> Scope:
@@ -239,22 +261,17 @@ def load_scope(reference: Path | str) -> Scope:
     for name in files:
         if name == "labels.json" or name.startswith("evidence."):
             files.path(name)
-    fields = stored.fields
-    try:
-        return Scope(
-            name=str(reference),
-            model=fields["model"],
-            coders=Shelf(own.entries(stored, files)),
-            replacement=fields["replacement"],
-            labels=stored.table("labels") if (stored.path / "labels.json").is_file() else {},
-            untrained=tuple(fields["untrained"]),
-            metrics=fields["metrics"],
-            folder=stored.path,
-        )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise BadArtefact(
-            f"The manifest of the scope {stored.path} lacks or misstates {error}; write it again."
-        ) from error
+    manifest = stored.decode(own.ScopeFields)
+    return Scope(
+        name=str(reference),
+        model=manifest.model,
+        coders=Shelf(own.entries(stored, manifest, files)),
+        replacement=manifest.replacement,
+        labels=stored.table("labels", dict[str, list[str]]) if (stored.path / "labels.json").is_file() else {},
+        untrained=manifest.untrained,
+        metrics=manifest.metrics,
+        folder=stored.path,
+    )
 
 
 def replacement_of(entries: Sequence[Entry]) -> list[str]:
@@ -278,8 +295,3 @@ def _foreign(reference: str, entries: list[Entry]) -> Scope:
     model = next((each.provenance.model for each in entries if each.provenance.model), "")
     untrained = entries[0].provenance.untrained
     return Scope(reference, model, Shelf(entries), replacement_of(entries), untrained=untrained)
-
-
-def _fields(scope: Scope, entry: Entry) -> dict[str, Any]:
-    told = {"l0": entry.l0, "target": entry.target, "tags": list(entry.tags)}
-    return own.plain(scope.coders[entry.name]) | {name: value for name, value in told.items() if value}

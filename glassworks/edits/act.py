@@ -126,8 +126,7 @@ def _features(name: str, refs: Sequence[FeatureRef], coder: Coder, keep: bool) -
             rows[site] = coder.decoder_rows(indices.to(value.device), site).to(value)
         base = value
         if not keep:
-            base, skip = coder.decode(coder.encode(x), site), coder.skip(site)
-            base = base if skip is None else base + x.to(base) @ skip.to(base)
+            base = coder.reconstruct(coder.encode(x), x, site)
         return torch.addmm(base.to(value), change.to(value), rows[site])
 
     positions = [refs[number].position for number in columns]

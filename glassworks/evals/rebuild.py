@@ -6,7 +6,7 @@ from typing import Any, final
 from jaxtyping import Float
 from torch import Tensor
 
-from glassworks.coders import Coder, Latents, PerToken
+from glassworks.coders import Coder, Latents
 from glassworks.errors import BadInput
 from glassworks.sites import Site
 
@@ -37,25 +37,25 @@ class Rebuilder:
             values: activations at the read sites; of a cross-layer coder those of the parts that write there.
             write: one of its write sites.
         """
-        if isinstance(self.coder, PerToken):
-            return self.coder(*rows_at(values, self.coder.reads))
-        total: Tensor | float = 0.0
-        for part in writers(self.coder, write):
-            total = total + part.decode(self._encoded(part, values), write)
-            skip = part.skip(write)
-            if skip is not None:
-                total = total + values[part.reads[0].name].to(skip.dtype) @ skip
-        assert isinstance(total, Tensor)
-        return total
+        written = [
+            part.reconstruct(self._encoded(part, values), _inputs(part, values), write)
+            for part in writers(self.coder, write)
+        ]
+        return sum(written[1:], start=written[0])
 
     def _encoded(self, part: Coder, values: Rows) -> Latents:
         rows = rows_at(values, part.reads)
         before, latents = self._kept.get(part.id, ([], None))
         if latents is None or any(a is not b for a, b in zip(before, rows, strict=True)):
-            joint: Any = {site.name: each for site, each in zip(part.reads, rows, strict=True)}
-            latents = part.encode(rows[0] if len(rows) == 1 else joint)
+            latents = part.encode(_inputs(part, values))
             self._kept[part.id] = rows, latents
         return latents
+
+
+def _inputs(part: Coder, values: Rows) -> Any:
+    """What a part reads, by name where it reads several sites."""
+    rows = rows_at(values, part.reads)
+    return rows[0] if len(rows) == 1 else {site.name: each for site, each in zip(part.reads, rows, strict=True)}
 
 
 def writers(coder: Coder, write: Site) -> list[Coder]:

@@ -70,6 +70,10 @@ def official(coder: CrossLayer, x: torch.Tensor) -> torch.Tensor:
 def test_the_joint_coder_is_the_official_formula(options):
     coder, x = clt(**options), torch.randn(7, 3, D)
     assert torch.allclose(coder(x), official(coder, x), atol=1e-5)
+    latents = coder.encode(x)
+    assert torch.equal(coder.reconstruct(latents, x), coder(x))
+    for n, site in enumerate(coder.writes):
+        assert torch.equal(coder.reconstruct(latents, x, site), coder(x)[:, n])
 
 
 def test_a_joint_coder_is_the_sum_of_its_parts():

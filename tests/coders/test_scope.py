@@ -294,3 +294,18 @@ def test_evidence_that_lacks_a_tensor(scope: Scope, tmp_path):
     save_file({n: v for n, v in load_file(file).items() if n != "density"}, file)
     with pytest.raises(BadArtefact, match="lacks density"):
         gw.load_scope(tmp_path / "scope").evidence("mlp_in.2")
+
+
+def test_public_objects_print_themselves_in_a_few_lines():
+    scope = gw.load_scope("smallworld")
+    printed = str(scope).splitlines()
+    assert 3 <= len(printed) <= 20
+    assert max(map(len, printed)) <= 120
+    assert "22 coders, 4 of them replace the MLPs" in printed[0]
+    assert scope._repr_html_().count("<tr>") == len(printed) - 1
+    for name in ("mlp_in.0", next(entry.name for entry in scope.entries if entry.kind == "clt")):
+        assert len(repr(scope[name]).splitlines()) == 1
+        assert scope[name].id in scope[name]._repr_html_()
+    assert str(Scope("a<b", "", {}, [])) == (
+        "Scope('a<b', of an unnamed model: 0 coders, 0 of them replace the MLPs, labels for 0 sets of latents)"
+    )
