@@ -1,6 +1,6 @@
 """Goldens: what the package computed and wrote before it was rebuilt; none of it may move.
 
-    python -m tests.test_goldens graph evaluation training keys slow_keys     makes these goldens anew
+    python -m tests.test_goldens graph evaluation training keys     makes these goldens anew
     python -m tests.test_goldens artefacts       writes artefacts of schema 1 anew; never needed while schema 1 is read
 
 Figures are held to 1e-6, ends of intervals are not looked at, and JSON is compared by its keys. A training is compared
@@ -253,39 +253,8 @@ def fast_keys() -> dict[str, Any]:
         return {name: keys_of(call(*words)) for name, words in commands.items()}
 
 
-def slow_keys() -> dict[str, Any]:
-    grafting = [f"{SMALL}-it", SMALL, "--layers", "0,1,2", "--each", "2", "--nodes", "4"]
-    commands = {
-        "smallworld check": ["smallworld", "check", f"{SMALL}-it"],
-        "transfer align": ["transfer", "align", SMALL, SMALL, "--count", "60", "--sites", "resid_post,mlp_in,mlp_out"],
-        "transfer coder": [
-            "transfer",
-            "coder",
-            "bridge",
-            SMALL,
-            "mlp_in.1",
-            "--steps",
-            "2",
-            "--batch",
-            "64",
-            "--count",
-            "20",
-        ],
-        "transfer graft": ["transfer", "graft", *grafting],
-        "transfer eval": ["transfer", "eval", *grafting, "--splits", "2"],
-    }
-    with working_folder():
-        return {name: keys_of(call(*words)) for name, words in commands.items()}
-
-
 def test_every_command_prints_the_same_keys():
     assert fast_keys() == json.loads((FOLDER / "keys.json").read_text())
-
-
-@pytest.mark.skipif(not (FOLDER / "slow_keys.json").is_file(), reason="not made yet")
-@pytest.mark.slow
-def test_every_slow_command_prints_the_same_keys():
-    assert slow_keys() == json.loads((FOLDER / "slow_keys.json").read_text())
 
 
 # Artefacts of schema 1, as they lay on disks before.
@@ -353,7 +322,6 @@ MAKERS: dict[str, Callable[[], None]] = {
     "evaluation": lambda: write("evaluation", evaluation_figures()),
     "training": lambda: write("training", describe(training_figures())),
     "keys": lambda: write("keys", fast_keys()),
-    "slow_keys": lambda: write("slow_keys", slow_keys()),
     "artefacts": write_artefacts,
 }
 
