@@ -300,7 +300,7 @@ def plain_target(read: LinearRead) -> dict[str, Any]:
 
 def read_target(plain: Mapping[str, Any]) -> LinearRead:
     """Read what `plain_target` wrote."""
-    values = {name: torch.tensor(value) if name == "vector" else value for name, value in plain.items()}
+    values: dict[str, Any] = {n: torch.tensor(value) if n == "vector" else value for n, value in plain.items()}
     return KINDS[values.pop("kind")](**values)
 
 

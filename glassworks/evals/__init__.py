@@ -4,6 +4,7 @@ from glassworks.evals.fidelity import Fidelity, Meter, fidelity
 from glassworks.evals.losses import Losses
 from glassworks.evals.measure import described, fidelities, measure, recordings, sets
 from glassworks.evals.page import page
+from glassworks.evals.rebuild import Rebuilder, writers
 from glassworks.evals.replaced import Replacement, Stand, Stands, coded, constant, replacing
 from glassworks.evals.strata import strata
 from glassworks.evals.trials import Recovered, Trial, recovered
@@ -12,6 +13,7 @@ __all__ = [
     "Fidelity",
     "Losses",
     "Meter",
+    "Rebuilder",
     "Recovered",
     "Replacement",
     "Stand",
@@ -29,4 +31,5 @@ __all__ = [
     "replacing",
     "sets",
     "strata",
+    "writers",
 ]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from glassworks.coders import Coder
 from glassworks.errors import BadInput
-from glassworks.evals.rebuild import Rebuilder
+from glassworks.evals import Rebuilder
 from glassworks.experiments.cases import Batch
 from glassworks.sites import Site
 
