@@ -67,7 +67,7 @@ def replaying(
         if not any(each.taps is replay for each in taps.stack):
             return  # what runs now is a clean run, this one's or that of an outer block
         if forward_arguments(module, args, kwargs)["cache"] is not None:
-            raise Unsupported("With frozen parts the model runs without a key-value cache; pass use_cache=False.")
+            raise Unsupported("With frozen parts the model runs without a key-value cache; use Model.generate.")
         with taps.exactly((*below, TapSet(record))), torch.no_grad():
             module(*args, **kwargs)
 

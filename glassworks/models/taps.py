@@ -126,7 +126,7 @@ class Taps:
         arguments = forward_arguments(hf, args, kwargs)
         self.run = next_run(self.run, arguments, self._lengths)
         if self.run.cached and any(each.stepwise is False for each in self.stack):
-            raise Unsupported("An edit that acts here needs the whole text in every forward; pass use_cache=False.")
+            raise Unsupported("An edit that acts here needs the whole text in every forward; use Model.generate.")
 
     def _clear(self) -> None:
         for hook in self._hooks:
