@@ -6,6 +6,7 @@ The room explains; it changes nothing in a model, and draws nothing.
 from glassworks.circuits.attention import (
     Attention,
     annotate,
+    attention_text,
     attention_values,
     edge_values,
     explain_attention,
@@ -53,6 +54,7 @@ __all__ = [
     "Supernode",
     "aggregate",
     "annotate",
+    "attention_text",
     "attention_values",
     "compare",
     "cut",

@@ -17,13 +17,14 @@ from glassworks.circuits.engine.sources import approximate, masked_positions, re
 from glassworks.circuits.formats.neuronpedia import node_entry, node_id
 from glassworks.circuits.graph import Graph
 from glassworks.circuits.heads import HeadScore, Loadings, head_score, loadings
-from glassworks.circuits.nodes import FEATURE, Node, Nodes
+from glassworks.circuits.nodes import EMBEDDING, FEATURE, LOGIT, Node, Nodes
 from glassworks.circuits.scores import edge_influence
 from glassworks.circuits.targets import choose, read_target
 from glassworks.circuits.trace import node_table
 from glassworks.coders import Scope
 from glassworks.errors import BadInput, NotFound, Unsupported
 from glassworks.models import Model, Scorer
+from glassworks.pages import findings
 
 BLOCK = 2**24  # numbers that carried sources may hold at a time
 MOST_HEADS, MOST_PARTS = 8, 10
@@ -369,6 +370,34 @@ def attention_values(attention: Attention, edges: int = MOST_EDGES, scores: int 
         ".".join(map(str, head)): score_values(attention, attention.score(*head)) for head in [*where][:scores]
     }
     return {"edges": values, "scores": explained}
+
+
+def attention_text(graph: Graph, edges: Sequence[dict[str, Any]], scores: Sequence[dict[str, Any]]) -> Any:
+    """Print edges and scores, given as `edge_values` and `score_values`, on a terminal."""
+    texts = [text.strip() or repr(text) for text in graph.token_texts]
+
+    def source(facts: dict[str, Any]) -> str:
+        if facts["kind"] in ("bias", EMBEDDING, LOGIT):
+            return facts["label"].strip() or repr(facts["label"])
+        name = facts["label"] or (f"feature {facts['index']}" if facts["kind"] == FEATURE else "error")
+        return f"{name} (layer {facts['layer']} at {texts[facts['position']]})"
+
+    lines = []
+    for edge in edges:
+        ends = (source(asdict(graph.nodes[edge[end]])) for end in ("source", "target"))
+        heads = [
+            f"{head['share']:7.1%}  head {head['layer']}.{head['head']}  {texts[head['key']]} -> {texts[head['query']]}"
+            for head in edge["heads"][:4]
+        ]
+        ways = heads or ["past all heads: it stays at its token"]
+        lines.append((f"{edge['weight']:+.3g}", "\n     ".join([" -> ".join(ends), *ways])))
+    for score in scores:
+        way = f"looks from {texts[score['query']]!r} to {texts[score['key']]!r}"
+        text = f"{way}: attention {score['weight']:.1%}, score {score['score']:+.3g}, made of"
+        for pair in score["pairs"][:5]:
+            text += f"\n     {pair['value']:+7.3f}  {source(pair['query'])}  x  {source(pair['key'])}"
+        lines.append((f"Head {score['layer']}.{score['head']}", text))
+    return findings(lines)
 
 
 def annotate(data: dict[str, Any], attention: Attention, most: int = MOST_PARTS) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from glassworks.circuits.nodes import ATTENTION, EMBEDDING, ERROR, FEATURE, LOGI
 from glassworks.coders import Scope
 from glassworks.errors import BadInput
 from glassworks.models import Model
+from glassworks.pages import findings
 from glassworks.stats import Correlation
 
 if TYPE_CHECKING:
@@ -129,6 +130,34 @@ class Check:
     def passed(self) -> bool:
         """Whether all exact laws hold."""
         return not self.failures
+
+    def __rich__(self) -> Any:
+        edges, replay, circuit = self.direct, self.replay, self.silenced
+        known = isfinite(self.residual)
+        lines = [("Rows", f"add up to within {self.residual:.0e}" if known else "of another program, without biases")]
+        if edges is not None:
+            sources = ", ".join(f"{count} {kind}s" for kind, count in edges.sources.items())
+            differ = f"the frozen model differs by {edges.worst:.0e} of a row at the most"
+            lines.append(("Edges", f"{edges.pairs:,} of {sources}: {differ}"))
+        if replay is not None:
+            text = (
+                f"features, errors and biases rebuild the logits to within {replay.logits:.0e}; leaving the errors out "
+            )
+            text += f"{'keeps' if replay.agrees else 'changes'} the first token (KL {replay.divergence:.3f})"
+            lines.append(("Replay", text))
+        for mode, effects in self.effects.items():
+            text = (
+                f"outcomes r {effects.outcomes}, chance up to {effects.shuffled:.2f}; features r {effects.features}; "
+            )
+            lines.append((f"Predicted, {mode}", f"{text}random features' outcomes r {effects.random}"))
+        if circuit is not None:
+            mean, most = sum(circuit.random) / len(circuit.random), max(circuit.random)
+            text = (
+                f"{circuit.size} strongest features move the outcomes by {circuit.circuit:.3g}; as many random ones by "
+            )
+            lines.append(("Silenced", f"{text}{mean:.3g}, {most:.3g} at the most (p {circuit.p:.2f})"))
+        lines += [("Wrong", failure) for failure in self.failures]
+        return findings([*lines, ("Passed", "yes" if self.passed else "no")])
 
     def plain(self) -> dict[str, Any]:
         """The findings as JSON holds them: what is not known is null."""

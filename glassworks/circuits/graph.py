@@ -27,6 +27,7 @@ from glassworks.coders import Scope, load_scope
 from glassworks.edits import FeatureRef
 from glassworks.errors import BadArtefact, BadInput, NotFound, nearest
 from glassworks.models import Model, load_model
+from glassworks.pages import findings
 
 ROW_TENSORS = ("rows", "matrix", "bias", "rest", "rest_size", "values")
 
@@ -98,6 +99,26 @@ class Graph:
         score = scores(graph.edges, graph.influence, feature, nodes.of(ERROR), nodes.of(EMBEDDING))
         share = cumulative(graph.influence).masked_fill(nodes.of(LOGIT), torch.nan)
         return replace(graph, nodes=replace(nodes, share=share), scores=score)
+
+    def __rich__(self) -> Any:
+        features, left = int(self.nodes.of(FEATURE).sum()), ""
+        if self.origin.facts.get("interrupted"):
+            left = "; it was stopped, go on with --resume"
+        exact = "approximate" if self.residual is None else f"rows add up to within {self.residual:.0e}"
+        lines = {
+            "Graph": f"{len(self.nodes):,} nodes ({features:,} features), {self.n_edges:,} edges; "
+            f"replacement {self.replacement:.2f}, completeness {self.completeness:.2f}, {exact}"
+        }
+        if self.origin.facts.get("approximate"):
+            lines["Approximate"] = (
+                f"by the Jacobian of the model's blocks: {', '.join(self.origin.facts['approximate'])}"
+            )
+        if self.unexplored > 1e-6:
+            rest = f"{self.unexplored:.1%} of the influence rests on features without one"
+            lines["Truncated"] = f"{len(self.rows):,} rows computed; {rest}{left}"
+        paths = "".join(f"\n  {path.weight:6.1%}  {path}" for path in self.paths())
+        lines["Strongest paths"] = f"(part of the likeliest token's input){paths}"
+        return findings(lines.items())
 
     def __repr__(self) -> str:
         prompt = self.prompt if len(self.prompt) <= 80 else f"{self.prompt[:77]}..."

@@ -20,12 +20,15 @@ from glassworks.circuits.graph import Graph
 from glassworks.circuits.nodes import ERROR, FEATURE, Node
 from glassworks.circuits.reading import alike, words
 from glassworks.errors import BadArtefact, BadInput
+from glassworks.pages import facts, with_interval
 
 BY = ("feature", "label")
 EDGES = 500
 """How many edges an aggregate holds, the most frequent and strongest."""
 CHANGES = 200
 """How many nodes and edges a difference holds."""
+PRINTED = 12
+"""Rows of a printed table."""
 
 Key = tuple[str, str, int]  # kind, place, index
 Interval = tuple[float, float, float]
@@ -216,6 +219,33 @@ class Aggregate:
         """The features among the nodes."""
         return [node for node in self.nodes if node.kind == FEATURE]
 
+    def __rich__(self) -> Any:
+        total = len(self.prompts)
+        features = [
+            {
+                "feature": node.name,
+                "place": node.place,
+                "prompts": f"{node.prompts} of {total}",
+                "influence": node.influence,
+                "activation": node.activation,
+            }
+            for node in self.features[:PRINTED]
+        ]
+        edges = [
+            {
+                "edge": f"{self.nodes[edge.source].name} -> {self.nodes[edge.target].name}",
+                "prompts": f"{edge.prompts} of {total}",
+                "share": edge.share,
+                "same sign": edge.agreement,
+            }
+            for edge in self.edges
+            if self.nodes[edge.source].kind == self.nodes[edge.target].kind == FEATURE
+        ]
+        scores = {name: with_interval(getattr(self, name)) for name in ("replacement", "completeness")}
+        tables = {"recurring features": features, "recurring edges": edges[:PRINTED]}
+        figures = {"prompts": total} | scores | {"conservation": self.conservation}
+        return facts(figures | {name: rows for name, rows in tables.items() if rows})
+
     def plain(self) -> dict[str, Any]:
         """The values as JSON holds them."""
         return json_values(asdict(self))
@@ -340,6 +370,11 @@ class Difference:
     edges: float
     nodes: tuple[Change, ...]
     links: tuple[Change, ...]
+
+    def __rich__(self) -> Any:
+        tables = {"nodes that differ": self.nodes, "edges that differ": self.links}
+        rows = {name: [asdict(change) for change in changes[:PRINTED]] for name, changes in tables.items()}
+        return facts({"similarity": self.similarity, "tokens": self.tokens, "edges": self.edges} | rows)
 
     def plain(self) -> dict[str, Any]:
         """The values as JSON holds them."""

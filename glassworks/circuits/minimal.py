@@ -52,6 +52,11 @@ class Minimal:
     random: tuple[float, ...]
     runs: int
 
+    def __str__(self) -> str:
+        mean = sum(self.random) / len(self.random)
+        kept = f"{len(self.nodes)} of {self.features} features keep {self.faithfulness:.0%} of the outcome"
+        return f"{kept}; as many random ones {mean:.0%}."
+
     def plain(self) -> dict[str, Any]:
         """The values as JSON holds them."""
         return json_values(asdict(self))

@@ -24,6 +24,7 @@ from glassworks.coders import Scope
 from glassworks.edits import FeatureRef, ablate
 from glassworks.errors import BadInput
 from glassworks.models import Model, Prompt
+from glassworks.pages import facts, with_interval
 from glassworks.stats import Correlation
 
 SEEN = 0.5
@@ -105,6 +106,16 @@ class Prediction:
     better: Interval
     moved: Interval
     moved_random: Interval
+
+    def __rich__(self) -> Any:
+        lines = {
+            "unseen prompts": f"edits predicted with r {self.predicted} ({self.predicted.pairs} edits)",
+            "random circuit": f"r {self.control}; its edits by the circuit's numbers: r {self.swapped}",
+            "better by": with_interval(self.better),
+            "one feature": f"moves the outcome by {with_interval(self.moved)}",
+            "a random one": f"by {with_interval(self.moved_random)}",
+        }
+        return facts(lines)
 
     def plain(self) -> dict[str, Any]:
         """The values as JSON holds them."""

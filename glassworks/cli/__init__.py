@@ -10,19 +10,17 @@ import typer
 
 from glassworks import __version__
 from glassworks.cli.attention import attention
-from glassworks.cli.check import check as check_graph
 from glassworks.cli.compare import compare
 from glassworks.cli.editing import ablate, steer, sweep
 from glassworks.cli.evaluate import evaluate
-from glassworks.cli.export import export
+from glassworks.cli.graphs import batch, diff, export, summary, weights
+from glassworks.cli.graphs import check as check_graph
 from glassworks.cli.harvest import harvest
 from glassworks.cli.info import info, models
-from glassworks.cli.many import batch, diff, weights
 from glassworks.cli.patch import patch
 from glassworks.cli.scope import scope
 from glassworks.cli.serve import serve
 from glassworks.cli.smallworld import check
-from glassworks.cli.summary import summary
 from glassworks.cli.trace import trace
 from glassworks.cli.train import train
 from glassworks.cli.transfer import app as transfer

@@ -99,7 +99,7 @@ class Options:
         """Other text: the reference's, or held-out text of the small world for the models that learned it."""
         if self.reference is None:
             return list(islice(held_out_texts(self.loaded), TEXTS))
-        return [line for line in lines_of(self.reference) if line.strip()]
+        return lines_of(self.reference)
 
     @cached_property
     def shared(self) -> dict[str, Any]:
@@ -187,7 +187,7 @@ class Options:
     def print(self, result: "Outcome", save: Path | None) -> None:
         """Print an outcome and the files that were written."""
         files = {name: str(file) for name, file in (("saved", save), ("page", self.page)) if file is not None}
-        show(result, self.as_json, **({"files": files} if self.as_json else files))
+        show(result.plain() | {"files": files}, self.as_json, result, files)
 
 
 @spread

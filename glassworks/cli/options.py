@@ -16,6 +16,15 @@ import typer
 from glassworks.errors import BadInput, NotFound
 
 Model = Annotated[str, typer.Option("--model", "-m", help="A folder, an embedded name, or owner/name on the hub.")]
+Scope = Annotated[
+    str | None, typer.Option("--scope", "-s", help="The scope, or 'none'; the embedded model's own if unset.")
+]
+Saved = Annotated[Path, typer.Argument(help="A graph's folder, as `trace` writes it, or a file of another program.")]
+OtherModel = Annotated[str | None, typer.Option("--model", "-m", help="The model, if not the graph's.")]
+OtherScope = Annotated[str | None, typer.Option("--scope", "-s", help="The scope, if not the graph's.")]
+Seed = Annotated[int, typer.Option("--seed", help="Of what is drawn.")]
+Device = Annotated[str, typer.Option(help="Where to compute.")]
+Page = Annotated[Path | None, typer.Option(help="Write tables and pictures to this HTML file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.")]
 
 WIDE = 200
@@ -27,12 +36,15 @@ def spread(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command an option for each field of its first parameter, a dataclass of options."""
     first, *own = inspect.signature(command, eval_str=True).parameters.values()
     kind, hints = first.annotation, get_type_hints(first.annotation, include_extras=True)
-    shared = []
-    for field in fields(kind):
-        default = inspect.Parameter.empty if field.default is MISSING else field.default
-        shared.append(
-            inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hints[field.name])
+    shared = [
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if field.default is MISSING else field.default,
+            annotation=hints[field.name],
         )
+        for field in fields(kind)
+    ]
 
     @functools.wraps(command)
     def run(**given: Any) -> None:
@@ -51,10 +63,25 @@ def opened(place: Path, scope: Any = None) -> Any:
     return load_graph(place / "graph" if (place / "graph").is_dir() else place, scope)
 
 
+def scope_of(reference: str | None, model: str) -> Any:
+    """The named scope, or the one that the embedded model has; None for `none`, NotFound where there is none."""
+    from glassworks import hub
+    from glassworks.coders import load_scope
+
+    if reference == "none":
+        return None
+    if reference is None and model not in (*hub.ALIASES, *hub.embedded("scope")):
+        raise NotFound(
+            f"The model {model!r} brings no transcoders of its own; give --scope with a folder or owner/name, "
+            "or --scope none to explain with attention and error nodes only."
+        )
+    return load_scope(reference or model)
+
+
 def lines_of(file: Path) -> list[str]:
-    """The lines of a text file, empty ones included; NotFound where it cannot be read."""
+    """The lines of a text file that are not blank; NotFound where it cannot be read."""
     try:
-        return file.read_text(encoding="utf-8").splitlines()
+        return [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise NotFound(f"The file {file} cannot be read as text ({error}).") from error
 
@@ -83,12 +110,9 @@ def counting(name: str) -> Iterator[Callable[[int, int], None]]:
         What has to be called with the tokens and rows that were added since the last call.
     """
     from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     console = Console(stderr=True)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task(name, total=None)
+    with console.status(name) as line:
         began = last_line = time.monotonic()
         tokens = rows = 0
 
@@ -96,7 +120,7 @@ def counting(name: str) -> Iterator[Callable[[int, int], None]]:
             nonlocal tokens, rows, last_line
             tokens, rows, now = tokens + more_tokens, rows + more_rows, time.monotonic()
             text = f"{name}: {tokens:,} tokens, {rows:,} rows, {tokens / max(now - began, 1e-9):,.0f} tokens/s"
-            bar.update(task, description=text)
+            line.update(text)
             if not console.is_terminal and now - last_line > SECONDS_BETWEEN_LINES:
                 last_line = now
                 console.print(text)
@@ -104,26 +128,26 @@ def counting(name: str) -> Iterator[Callable[[int, int], None]]:
         yield report
 
 
-def show(result: Any, as_json: bool, **more: Any) -> None:
-    """Print a result and further facts on stdout.
+def show(result: Any, as_json: bool, *printed: Any) -> None:
+    """Print a result on stdout.
 
     Args:
         result: named values, or an object with `plain()`, its JSON values, and `__rich__`, how it prints.
         as_json: print one JSON object instead of text.
-        more: further named values.
+        printed: what to print as text in the place of the result: named values, text, or what prints itself.
     """
     if as_json:
-        values = result if isinstance(result, Mapping) else result.plain()
-        print(json.dumps({**values, **more}, ensure_ascii=False))
+        print(json.dumps(result if isinstance(result, Mapping) else result.plain(), ensure_ascii=False))
         return
     from rich.console import Console
+    from rich.text import Text
 
     from glassworks.pages import facts
 
     console = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else WIDE)
-    for part in (result, more):
+    for part in printed or (result,):
         if not isinstance(part, Mapping):
-            console.print(part)
+            console.print(Text(part) if isinstance(part, str) else part)
         elif part:
             console.print(facts(part))
 

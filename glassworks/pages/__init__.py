@@ -15,7 +15,7 @@ from glassworks.pages.document import (
     table,
 )
 from glassworks.pages.pictures import flow, histogram, interval_bars, scatter, with_interval
-from glassworks.pages.terminal import facts, format_value
+from glassworks.pages.terminal import facts, findings, format_value
 
 __all__ = [
     "Axis",
@@ -27,6 +27,7 @@ __all__ = [
     "document",
     "facts",
     "figure",
+    "findings",
     "flow",
     "format_value",
     "heading",

@@ -1,6 +1,6 @@
 """Facts on a terminal: lines of `name  value`, and a table for every list of records."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 
@@ -24,6 +24,14 @@ def facts(values: Mapping[str, Any]) -> Any:
             table.add_row(*(Text(format_value(row.get(column, ""))) for column in value[0]))
         parts.append(table)
     return Group(*parts)
+
+
+def findings(lines: Iterable[tuple[str, str]]) -> Any:
+    """A rich renderable of texts, each behind its heading."""
+    from rich.console import Group
+    from rich.text import Text
+
+    return Group(*(Text.assemble((heading, "bold"), "  ", text) for heading, text in lines))
 
 
 def format_value(value: Any) -> str:
