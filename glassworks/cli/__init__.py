@@ -10,17 +10,13 @@ import typer
 
 from glassworks import __version__
 from glassworks.cli.attention import attention
+from glassworks.cli.coders import evaluate, scope
 from glassworks.cli.compare import compare
 from glassworks.cli.editing import ablate, steer, sweep
-from glassworks.cli.evaluate import evaluate
-from glassworks.cli.graphs import batch, diff, export, summary, weights
-from glassworks.cli.graphs import check as check_graph
+from glassworks.cli.graphs import batch, check, diff, export, summary, weights
 from glassworks.cli.harvest import harvest
-from glassworks.cli.info import info, models
+from glassworks.cli.info import check_world, info, models, serve
 from glassworks.cli.patch import patch
-from glassworks.cli.scope import scope
-from glassworks.cli.serve import serve
-from glassworks.cli.smallworld import check
 from glassworks.cli.trace import trace
 from glassworks.cli.train import train
 from glassworks.cli.transfer import app as transfer
@@ -36,14 +32,11 @@ app = typer.Typer(
 )
 smallworld = typer.Typer(help="The embedded default models: measure them.", no_args_is_help=True)
 
-for verb in (trace, attention, serve, models, info, scope, harvest, train, evaluate):
+for verb in (trace, attention, serve, models, info, scope, harvest, train, evaluate, check, summary, export, batch):
     app.command()(verb)
-app.command("check")(check_graph)
-for verb in (summary, export, batch, diff, weights, compare):
+for verb in (diff, weights, compare, steer, ablate, patch, sweep):
     app.command()(verb)
-for verb in (steer, ablate, patch, sweep):
-    app.command()(verb)
-smallworld.command()(check)
+smallworld.command("check")(check_world)
 app.add_typer(smallworld, name="smallworld")
 app.add_typer(transfer, name="transfer")
 

@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from glassworks.cli.options import Json, lines_of, show, status, write_page
+from glassworks.cli.options import Device, Json, Page, Seed, lines_of, show, status, write_page
 from glassworks.errors import BadInput
 
 if TYPE_CHECKING:
     from glassworks.coders import Scope
     from glassworks.models import Model
-    from glassworks.transfer import Comparison, FeatureMatches, PairedText
+    from glassworks.transfer import Comparison, PairedText
 
 COUNT = 2000
-LISTED = 10
 
 
 def compare(
@@ -42,9 +41,9 @@ def compare(
     crosscoder: Annotated[
         str, typer.Option(help="A scope with a crosscoder over both models, to compare what its latents write.")
     ] = "",
-    seed: Annotated[int, typer.Option(help="Of what is drawn.")] = 0,
-    page: Annotated[Path | None, typer.Option(help="Write tables and pictures to this HTML file.")] = None,
-    device: Annotated[str, typer.Option(help="Where to compute.")] = "cpu",
+    seed: Seed = 0,
+    page: Page = None,
+    device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
     """Compare models feature by feature, or the layers of one model, with chance and intervals beside every share."""
@@ -66,27 +65,17 @@ def compare(
         ]
         texts = _texts([model for model, _ in loaded], text or [], count)
         if len(loaded) == 1:
-            grown = transfer.evolve(*loaded[0], texts, coders, seed)
-            plain, html = grown.plain(), transfer.evolution_page(grown) if page else ""
-            chains = [
-                {"chain": " -> ".join(chain.features), "label": chain.labels[0], "last label": chain.labels[-1]}
-                for chain in grown.chains[:LISTED]
-            ]
-            tables = {"steps": transfer.step_rows(grown)} | ({"chains": chains} if chains else {})
+            results: list[Any] = [transfer.evolve(*loaded[0], texts, coders, seed)]
         else:
-            comparisons = [
+            results = [
                 _pair(one, other, texts, coders, seed, bridge, prompts, crosscoder)
                 for one, other in combinations(loaded, 2)
             ]
-            tables = {name: value for comparison in comparisons for name, value in _shared(comparison).items()}
-            if len(comparisons) == 1:
-                plain, html = comparisons[0].plain(), transfer.pair_page(comparisons[0]) if page else ""
-            else:
-                plain = {"pairs": [comparison.plain() for comparison in comparisons]}
-                html = transfer.family_page(comparisons) if page else ""
         if page:
-            write_page(page, html)
-    show(plain if as_json else tables, as_json)
+            pages = {1: transfer.evolution_page, 2: transfer.pair_page}
+            write_page(page, pages[len(loaded)](*results) if len(loaded) in pages else transfer.family_page(results))
+    plain = [result.plain() for result in results]
+    show(plain[0] if len(plain) == 1 else {"pairs": plain}, as_json, *results)
 
 
 def _texts(models: "Sequence[Model]", text: Sequence[str], count: int) -> "list[PairedText]":
@@ -99,9 +88,9 @@ def _texts(models: "Sequence[Model]", text: Sequence[str], count: int) -> "list[
 
     if text:
         return list(readable(models[0], models[-1], Corpus(tuple(text), documents=count)))
-    strangers = [model.name for model in models if model.name not in (*hub.ALIASES, *hub.embedded())]
-    if strangers:
-        raise BadInput(f"Say with --text what to read; {strangers[0]} is no embedded model, which has its own.")
+    others = [model.name for model in models if model.name not in (*hub.ALIASES, *hub.embedded())]
+    if others:
+        raise BadInput(f"Say with --text what to read; {others[0]} is no embedded model, which has its own.")
     chats = any(getattr(model.tokenizer, "chat_template", None) for model in models)
     stream = smallworld.finetuning if chats else smallworld.stream
     return [document.text for document in islice(stream(1001, 0, "held_out"), count)]
@@ -133,7 +122,7 @@ def _pair(
     carry = transfer.carry_over(known) if known else transfer.carry_unchanged if tuned else None
     edges = None
     if prompts:
-        lines = [line for line in lines_of(prompts) if line.strip()]
+        lines = lines_of(prompts)
         if not lines:
             raise BadInput(f"The file {prompts} has no prompts; write one a line.")
         edges = transfer.wiring(traces(a, scope_a, lines), traces(b, scope_b, lines), matching.forward, seed)
@@ -144,50 +133,3 @@ def _pair(
         scaling=transfer.scale_features(a, b, scopes, texts, coders) if tuned else None,
         joint=transfer.scale_crosscoder(joint[0], a, b, texts) if joint else None,
     )
-
-
-def _shared(comparison: "Comparison") -> dict[str, Any]:
-    """The tables that a terminal shows of one comparison; their names hold those of the models."""
-    from glassworks.pages import with_interval
-
-    both, columns = comparison.matching, ("feature", "label", "partner", "partner_label", "r")
-    figures = {"each other's best partners": f"{int(both.mutual.sum()):,}"}
-    if comparison.written:
-        figures["cosine of what they write"] = with_interval(comparison.written.mean)
-        figures["its rank among all features (chance 0.5)"] = with_interval(comparison.written.mean_rank)
-    if comparison.wiring:
-        figures[f"of {comparison.wiring.edges} edges of A, in B"] = with_interval(comparison.wiring.kept)
-        figures["with partners permuted at random"] = f"{comparison.wiring.chance:.3g}, p {comparison.wiring.p:.3f}"
-    if comparison.scaling:
-        figures[f"share new in {both.b}"] = with_interval(comparison.scaling.share)
-    if comparison.joint:
-        figures["share of the crosscoder's latents of B that are new"] = with_interval(comparison.joint.share)
-
-    def rows(side: "FeatureMatches") -> list[dict[str, Any]]:
-        return [
-            {
-                "coder": row.coder,
-                "alive": row.alive,
-                "found": with_interval(row.found),
-                "r": with_interval(row.r),
-                "r of random features": row.chance,
-                "r of permuted partners": row.permuted,
-            }
-            for row in side.summaries
-        ]
-
-    tables: dict[str, Any] = {
-        f"{both.a} in {both.b}": rows(both.forward),
-        f"{both.b} in {both.a}": rows(both.backward),
-        f"features of {both.a} and {both.b}": [
-            {name: match[name] for name in columns} for match in both.forward.matches(LISTED)
-        ],
-        f"figures of {both.a} and {both.b}": [{"figure": name, "value": value} for name, value in figures.items()],
-    }
-    for name, part in (("scaling", comparison.scaling), ("crosscoder", comparison.joint)):
-        if part:
-            tables[f"only in one of {both.a} and {both.b}, by {name}"] = [
-                {key: value[0] if isinstance(value, list) else value for key, value in record.items()}
-                for record in part.records(LISTED)
-            ]
-    return {name: value for name, value in tables.items() if value}

@@ -1,6 +1,6 @@
 """`glassworks steer`, `sweep` and `ablate`: change features, directions, heads or sites, and show what comes of it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -9,12 +9,23 @@ from typing import TYPE_CHECKING, Annotated, Any, final
 
 import typer
 
-from glassworks.cli.options import Json, Model, held_out_texts, lines_of, show, spread, status, write_page
+from glassworks.cli.options import (
+    Json,
+    Model,
+    Page,
+    Scope,
+    held_out_texts,
+    lines_of,
+    scope_of,
+    show,
+    spread,
+    status,
+    write_page,
+)
 from glassworks.errors import BadInput, NotFound
 
 if TYPE_CHECKING:
-    from glassworks import coders
-    from glassworks.edits import Edit, FeatureRef, Outcome
+    from glassworks.edits import Contrast, Edit, FeatureRef
     from glassworks.models import Model as LoadedModel
 
 TEXTS = 24
@@ -55,14 +66,12 @@ class Options:
     ] = "all"
     effect: Annotated[str, typer.Option(help="What stays frozen: total, attention, attention+norms, direct.")] = "total"
     model: Model = "smallworld"
-    scope: Annotated[
-        str | None, typer.Option("--scope", "-s", help="The scope; the embedded model's own if unset.")
-    ] = None
+    scope: Scope = None
     chat: Chat = False
     reference: Annotated[Path | None, typer.Option(help="Text file, one text a line, to measure side effects on.")] = (
         None
     )
-    page: Annotated[Path | None, typer.Option(help="Write an HTML page.")] = None
+    page: Page = None
     as_json: Json = False
 
     @cached_property
@@ -73,23 +82,21 @@ class Options:
         return load_model(self.model)
 
     @cached_property
-    def coders(self) -> "coders.Scope | None":
+    def coders(self) -> Any:
         """The scope; None where there is none."""
         from glassworks import hub
-        from glassworks.coders import load_scope
 
         own = self.model if self.model in (*hub.ALIASES, *hub.embedded("scope")) else "none"
-        name = self.scope or own
-        return None if name == "none" else load_scope(name)
+        return scope_of(self.scope or own, self.model)
 
     @property
-    def needed_coders(self) -> "coders.Scope":
+    def needed_coders(self) -> Any:
         """The scope; NotFound where there is none."""
         if self.coders is None:
             raise NotFound(f"The model {self.loaded.name} brings no scope; give --scope with a folder or owner/name.")
         return self.coders
 
-    @cached_property
+    @property
     def text(self) -> str:
         """The prompt as the model reads it."""
         return chat_prompt(self.loaded, self.prompt, self.chat)
@@ -111,10 +118,9 @@ class Options:
             where = Span.of(self.text, where.removeprefix("text:"))
         elif all(number.strip().removeprefix("-").isdecimal() for number in where.split(",")):
             where = [int(number) for number in where.split(",")]
-        return {"where": where, "effect": self.effect,
-                "reference": Reference(self.loaded, self.texts) if self.texts else None}  # fmt: skip
+        reference = Reference(self.loaded, self.texts) if self.texts else None
+        return {"where": where, "effect": self.effect, "reference": reference}
 
-    @cached_property
     def coder_names(self) -> list[str]:
         """The coders that replace the MLPs, of some layers or all."""
         scope = self.needed_coders
@@ -123,29 +129,26 @@ class Options:
             raise NotFound(f"The scope {scope.name} has no coders that replace MLPs in the layers {self.layer}.")
         return names
 
-    @cached_property
     def features(self) -> "list[FeatureRef]":
         """The features that were named, and those whose label holds the text of --find."""
         from glassworks.edits import FeatureRef
 
         refs = [FeatureRef.parse(text) for text in self.feature or ()]
-        if not self.find:
-            return list(dict.fromkeys(refs))
-        scope, hits = self.needed_coders, []
-        for name in self.coder_names:
-            coder, site = scope[name], scope[name].reads[0]
-            active = coder.encode(self.loaded.capture(self.text, [site])[site.name]).dense().detach().amax(0)
-            for index, label in enumerate(scope.labels.get(name, [])):
-                if self.find.casefold() in label.casefold():
-                    hits.append((float(active[index]), FeatureRef(name, None, index)))
-        if not hits:
-            raise NotFound(f"No label of the scope {scope.name} holds the text {self.find!r}.")
-        hits = sorted(hits, key=lambda hit: -hit[0])[: self.most]
-        return list(dict.fromkeys([*refs, *(ref for _, ref in hits)]))
+        if self.find:
+            scope, hits = self.needed_coders, []
+            for name in self.coder_names():
+                coder, site = scope[name], scope[name].reads[0]
+                active = coder.encode(self.loaded.capture(self.text, [site])[site.name]).dense().detach().amax(0)
+                for index, label in enumerate(scope.labels.get(name, [])):
+                    if self.find.casefold() in label.casefold():
+                        hits.append((float(active[index]), FeatureRef(name, None, index)))
+            if not hits:
+                raise NotFound(f"No label of the scope {scope.name} holds the text {self.find!r}.")
+            refs += [ref for _, ref in sorted(hits, key=lambda hit: -hit[0])[: self.most]]
+        return list(dict.fromkeys(refs))
 
-    @cached_property
-    def contrast(self) -> Any:
-        """What sets the prompts of --like apart; None where none was given."""
+    def contrast(self) -> "Contrast | None":
+        """What sets the prompts of --like apart; None where there are none."""
         from glassworks.edits import contrast
 
         if not self.like:
@@ -155,12 +158,10 @@ class Options:
         like, unlike = (
             [chat_prompt(self.loaded, prompt, self.chat) for prompt in kind or ()] for kind in (self.like, self.unlike)
         )
-        names = self.coder_names
-        options = {"most": self.most, "last": self.last, "coders": names}
+        options = {"most": self.most, "last": self.last, "coders": self.coder_names()}
         return contrast(self.loaded, self.needed_coders, like, unlike or [self.text], **options)
 
-    @cached_property
-    def vector(self) -> Any:
+    def vector(self) -> "tuple[str, Any] | None":
         """Site and vector of --direction; None where none was given."""
         from glassworks.circuits import read_direction
 
@@ -171,21 +172,44 @@ class Options:
             raise BadInput(f"A direction is written FILE:SITE, probe.npy:resid_post.2; got {self.direction!r}.")
         return site, read_direction(file)
 
-    def apply(self, made: "Sequence[Edit]", stored: Path | None, tokens: int, save: Path | None) -> "Outcome":
-        """The outcome of the edits of a file and these, with its files written; BadInput where there are no edits."""
+    def maker(self, unit: str, to: bool) -> "Callable[[float], list[Edit]]":
+        """A function that makes the edits of an amount."""
+        from glassworks.edits import add_features, add_vector, set_features
+
+        shared, refs, contrast, vector = self.shared, self.features(), self.contrast(), self.vector()
+        if to and (contrast or vector):
+            raise BadInput("--set is for --feature and --find; --like and --direction are added.")
+        if contrast and (unit, self.where) != ("absolute", "all"):
+            raise BadInput("--like says itself how much and where; leave --unit and --where out.")
+
+        def make(amount: float) -> "list[Edit]":
+            edits = []
+            if refs:
+                change = set_features if to else add_features
+                edits.append(change(refs, amount, self.needed_coders, unit=unit, **shared))
+            if contrast:
+                moved = [amount * change for change in contrast.change]
+                edits.append(add_features(list(contrast.refs), moved, self.needed_coders, effect=self.effect))
+            if vector:
+                edits.append(add_vector(*vector, by=amount, unit=unit, **shared))
+            return edits
+
+        return make
+
+    def apply(
+        self, doing: str, make: "Callable[[], list[Edit]]", stored: Path | None, tokens: int, save: Path | None
+    ) -> None:
+        """Show and write the outcome of the edits of a file and of those that are made here."""
         from glassworks.edits import load_edits, outcome, outcome_page, save_edits
 
-        edits = [*(load_edits(stored, self.loaded, self.coders) if stored else ()), *made]
-        _check_some(edits)
-        result = outcome(self.loaded, self.text, edits, reference=self.texts, new_tokens=tokens)
-        if save is not None:
-            save_edits(save, edits, self.loaded, self.coders)
-        if self.page is not None:
-            write_page(self.page, outcome_page(result))
-        return result
-
-    def print(self, result: "Outcome", save: Path | None) -> None:
-        """Print an outcome and the files that were written."""
+        with status(doing):
+            made = make()
+            edits = _some([*(load_edits(stored, self.loaded, self.coders) if stored else ()), *made])
+            result = outcome(self.loaded, self.text, edits, reference=self.texts, new_tokens=tokens)
+            if save is not None:
+                save_edits(save, edits, self.loaded, self.coders)
+            if self.page is not None:
+                write_page(self.page, outcome_page(result))
         files = {name: str(file) for name, file in (("saved", save), ("page", self.page)) if file is not None}
         show(result.plain() | {"files": files}, self.as_json, result, files)
 
@@ -201,10 +225,7 @@ def steer(
     save: Save = None,
 ) -> None:
     """Add to features, or along a direction, and show what the model says then."""
-    with status("Steering ..."):
-        made = _dose_maker(options, unit, to)(by)
-        result = options.apply(made, edits, tokens, save)
-    options.print(result, save)
+    options.apply("Steering ...", lambda: options.maker(unit, to)(by), edits, tokens, save)
 
 
 @spread
@@ -220,22 +241,19 @@ def sweep(
     with status("Steering ..."):
         from glassworks.edits import doses, doses_page
 
-        make = _dose_maker(options, unit, to)
+        make, model, prompt = options.maker(unit, to), options.loaded, options.text
         try:
             numbers = [float(number) for number in amounts.split(",")]
         except ValueError as error:
             raise BadInput(f"The amounts {amounts!r} are not numbers separated by commas, as in 0,1,2.") from error
-        edits = make(numbers[-1])
-        _check_some(edits)
-        words, model = "; ".join(map(str, edits)), options.loaded
-        result = doses(
-            model, options.text, make, numbers, watch=watch or (), reference=options.texts, new_tokens=tokens
-        )
+        words = "; ".join(map(str, _some(make(numbers[-1]))))
+        result = doses(model, prompt, make, numbers, watch=watch or (), reference=options.texts, new_tokens=tokens)
         if options.page is not None:
-            write_page(options.page, doses_page(options.text, words, result))
-    rows = [dose.plain() if options.as_json else dose.row() for dose in result]
-    facts = {"model": model.name, "prompt": options.text, "edits": words, "doses": rows}
-    show(facts | ({"page": str(options.page)} if options.page else {}), options.as_json)
+            write_page(options.page, doses_page(prompt, words, result))
+    facts = {"model": model.name, "prompt": prompt, "edits": words}
+    written = {"page": str(options.page)} if options.page else {}
+    values = facts | {"doses": [dose.plain() for dose in result]} | written
+    show(values, options.as_json, values | {"doses": [dose.row() for dose in result]})
 
 
 @spread
@@ -250,30 +268,28 @@ def ablate(
     save: Save = None,
 ) -> None:
     """Silence features (what --like prompts have and --unlike ones lack), heads or sites; project out a direction."""
-    with status("Ablating ..."):
+
+    def make() -> "list[Edit]":
         from glassworks.edits import FeatureRef, Heads, Whole, project_out
         from glassworks.edits import ablate as ablation
         from glassworks.sites import Site
 
-        shared, made, contrast = options.shared, [], options.contrast
+        shared, made, contrast = options.shared, [], options.contrast()
         rising = [] if contrast is None else [FeatureRef(ref.coder_id, None, ref.index) for ref in contrast.rising]
-        refs = list(dict.fromkeys([*options.features, *rising]))
+        refs = list(dict.fromkeys([*options.features(), *rising]))
         if refs:
             made.append(ablation(refs, options.needed_coders, to, error=error, **shared))
-        if options.vector:
-            place, vector = options.vector
-            made.append(project_out(place, vector, shared["where"], effect=options.effect))
+        if vector := options.vector():
+            made.append(project_out(*vector, shared["where"], effect=options.effect))
         targets: list[Any] = [Whole(Site.parse(name)) for name in site or ()]
-        heads = []
-        for text in head or ():
-            layer, dot, number = text.partition(".")
-            if not (dot and layer.isdecimal() and number.isdecimal()):
+        heads = [text.split(".") for text in head or ()]
+        for text, numbers in zip(head or (), heads, strict=True):
+            if len(numbers) != 2 or not all(map(str.isdecimal, numbers)):
                 raise BadInput(f"A head is written LAYER.HEAD, as 2.3; got {text!r}.")
-            heads.append((int(layer), int(number)))
-        targets += [Heads(tuple(heads))] if heads else []
-        made += [ablation(target, None, to, **shared) for target in targets]
-        result = options.apply(made, edits, tokens, save)
-    options.print(result, save)
+        targets += [Heads(tuple((int(layer), int(number)) for layer, number in heads))] if heads else []
+        return made + [ablation(target, None, to, **shared) for target in targets]
+
+    options.apply("Ablating ...", make, edits, tokens, save)
 
 
 def chat_prompt(model: "LoadedModel", text: str, chat: bool) -> str:
@@ -287,31 +303,8 @@ def chat_prompt(model: "LoadedModel", text: str, chat: bool) -> str:
     return whole.removeprefix(model.tokenizer.bos_token or "")
 
 
-def _check_some(edits: "Sequence[Edit]") -> None:
+def _some(edits: "list[Edit]") -> "list[Edit]":
+    """The edits; BadInput where there are none."""
     if not edits:
         raise BadInput("Nothing is to be changed; pick with --feature, --find, --like, --direction or --edits.")
-
-
-def _dose_maker(options: Options, unit: str, to: bool) -> "Callable[[float], list[Edit]]":
-    """A function that makes the edits of an amount."""
-    from glassworks.edits import add_features, add_vector, set_features
-
-    shared, refs, contrast, vector = options.shared, options.features, options.contrast, options.vector
-    if to and (contrast or vector):
-        raise BadInput("--set is for --feature and --find; --like and --direction are added.")
-    if contrast and (unit, options.where) != ("absolute", "all"):
-        raise BadInput("--like says itself how much and where; leave --unit and --where out.")
-
-    def make(amount: float) -> "list[Edit]":
-        edits = []
-        if refs:
-            change = set_features if to else add_features
-            edits.append(change(refs, amount, options.needed_coders, unit=unit, **shared))
-        if contrast:
-            moved = [amount * change for change in contrast.change]
-            edits.append(add_features(list(contrast.refs), moved, options.needed_coders, effect=options.effect))
-        if vector:
-            edits.append(add_vector(*vector, by=amount, unit=unit, **shared))
-        return edits
-
-    return make
+    return edits

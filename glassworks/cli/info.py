@@ -1,4 +1,4 @@
-"""`glassworks models` and `glassworks info`: what there is, and what a thing is."""
+"""`glassworks models`, `info`, `serve` and `smallworld check`: what there is, and what a thing is."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -40,22 +40,37 @@ def info(
     as_json: Json = False,
 ) -> None:
     """Say what a model, scope or graph is."""
-    describe = DESCRIBE.get(_kind(reference))
-    if describe is None:
-        raise BadArtefact(f"{reference} is none of these: a model's folder, a scope, a graph, or a graph's JSON.")
-    show(describe(reference), as_json)
-
-
-def _kind(reference: str) -> str:
-    """What a reference is: by its manifest, its suffix, or else a model."""
     from glassworks.artefacts import MANIFEST, is_artefact, read_json
 
-    path = Path(reference)
+    path, kind = Path(reference), "model"
     if path.is_file():
-        return KINDS_BY_SUFFIX.get(path.suffix, "unknown")
-    if path.is_dir() and is_artefact(path):
-        return str(read_json(path / MANIFEST).get("kind"))
-    return "model"
+        kind = KINDS_BY_SUFFIX.get(path.suffix, "unknown")
+    elif path.is_dir() and is_artefact(path):
+        kind = str(read_json(path / MANIFEST).get("kind"))
+    if kind not in DESCRIBE:
+        raise BadArtefact(f"{reference} is none of these: a model's folder, a scope, a graph, or a graph's JSON.")
+    show(DESCRIBE[kind](reference), as_json)
+
+
+def serve(
+    folder: Annotated[Path, typer.Argument(help="A graph, or a folder with graphs in it.")] = Path("graphs"),
+    port: Annotated[int, typer.Option(help="Port on this machine; 0 takes a free one.", min=0, max=65535)] = 8000,
+    open_: Annotated[bool, typer.Option("--open", help="Open the browser too.")] = False,
+) -> None:
+    """Serve the explorer on this machine."""
+    from glassworks.server import serve as run
+
+    run(folder, port=port, open_browser=open_)
+
+
+def check_world(
+    name: Annotated[str, typer.Argument(help="An embedded name, or the folder of a model built alike.")] = "smallworld",
+    as_json: Json = False,
+) -> None:
+    """Measure an embedded model: accuracy on every task, and whether its circuit is real."""
+    from glassworks import studies
+
+    show(studies.check(name), as_json)
 
 
 def _model(reference: str) -> dict[str, Any]:
@@ -77,6 +92,9 @@ def _model(reference: str) -> dict[str, Any]:
 def _scope(reference: str) -> dict[str, Any]:
     from glassworks.coders import load_scope
 
+    def numbers(facts: dict[str, Any]) -> dict[str, int | float]:
+        return {name: value for name, value in facts.items() if isinstance(value, int | float)}
+
     scope = load_scope(reference)
     rows = [
         {
@@ -85,27 +103,30 @@ def _scope(reference: str) -> dict[str, Any]:
             "writes": ", ".join(map(str, coder.writes)),
             "latents": coder.d_latent,
             "activation": type(coder.activation).__name__,
-            **_numbers(scope.metrics.get("coders", {}).get(name, {})),
+            **numbers(scope.metrics.get("coders", {}).get(name, {})),
         }
         for name, coder in scope.coders.items()
     ]
-    return {"scope": scope.name, "trained on": scope.model, "measured": _numbers(scope.metrics), "coders": rows}
-
-
-def _numbers(facts: dict[str, Any]) -> dict[str, int | float]:
-    return {name: value for name, value in facts.items() if isinstance(value, int | float)}
+    return {"scope": scope.name, "trained on": scope.model, "measured": numbers(scope.metrics), "coders": rows}
 
 
 def _graph(reference: str) -> dict[str, Any]:
     from glassworks.circuits import KINDS, load_graph
 
     graph = load_graph(reference)
-    counts = {kind: int(graph.nodes.of(kind).sum()) for kind in KINDS}
-    facts = {"graph": reference, "model": graph.model, "scope": graph.origin.scope, "prompt": graph.prompt}
-    scores = {"replacement": graph.replacement, "completeness": graph.completeness}
-    scores |= {} if graph.residual is None else {"conservation": graph.residual}
-    groups = {name: len(group) for name, group in graph.supernodes.items()}
-    return facts | {"tokens": len(graph.tokens), "nodes": counts, "edges": graph.n_edges} | scores | {"groups": groups}
+    return {
+        "graph": reference,
+        "model": graph.model,
+        "scope": graph.origin.scope,
+        "prompt": graph.prompt,
+        "tokens": len(graph.tokens),
+        "nodes": {kind: int(graph.nodes.of(kind).sum()) for kind in KINDS},
+        "edges": graph.n_edges,
+        "replacement": graph.replacement,
+        "completeness": graph.completeness,
+        **({} if graph.residual is None else {"conservation": graph.residual}),
+        "groups": {name: len(group) for name, group in graph.supernodes.items()},
+    }
 
 
 def _aggregate(reference: str) -> dict[str, Any]:

@@ -1,16 +1,15 @@
 """`glassworks patch`: carry one prompt's states into another, place by place, and see where the answer comes from."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from glassworks.cli.editing import Chat, chat_prompt
-from glassworks.cli.options import Json, Model, show, status, write_page
+from glassworks.cli.options import Json, Model, Page, show, status, write_page
 from glassworks.errors import BadInput
 
 if TYPE_CHECKING:
-    from glassworks.edits import Pair, Way
+    from glassworks.edits import Way
 
 TOP, EDGES_TRIED = 10, 400
 WAYS: dict[str, "tuple[Way, ...]"] = {
@@ -21,7 +20,7 @@ WAYS: dict[str, "tuple[Way, ...]"] = {
 
 
 def patch(
-    clean: Annotated[str, typer.Argument(help="The prompt with the answer that is asked for.")],
+    clean: Annotated[str, typer.Argument(help="The prompt whose answer is explained.")],
     corrupt: Annotated[str, typer.Argument(help="The same but for what should change the answer; as many tokens.")],
     site: Annotated[list[str] | None, typer.Option(help="Kind of site, resid_post if unset; repeatable.")] = None,
     metric: Annotated[str, typer.Option(help="'A - B', a difference of logits; or 'A', a log-probability.")] = "",
@@ -35,18 +34,29 @@ def patch(
     edges: Annotated[bool, typer.Option("--edges", help="Score edges between heads and MLPs (EAP-IG) too.")] = False,
     model: Model = "smallworld",
     chat: Chat = False,
-    page: Annotated[Path | None, typer.Option(help="Write heat maps to this HTML file.")] = None,
+    page: Page = None,
     as_json: Json = False,
 ) -> None:
     """Patch every layer and token (or head) of one prompt's run with the other's, exactly, many at a time."""
     with status("Patching ..."):
         from glassworks import edits
+        from glassworks.models import load_model
 
-        pair = _pair(model, clean, corrupt, metric, chat)
+        loaded = load_model(model)
+        one, other = (chat_prompt(loaded, prompt, chat) for prompt in (clean, corrupt))
+        measure: Any = metric
+        if not metric:
+            first, second = (loaded.predict(prompt, k=1)[0] for prompt in (one, other))
+            if first.id == second.id:
+                raise BadInput(
+                    f"Both prompts are answered by {first.token!r}; say with --metric what tells them apart."
+                )
+            measure = edits.Metric(f"{first.token.strip()} - {second.token.strip()}", first.id, second.id)
+        pair = edits.Pair.of(loaded, one, other, measure)
         if way not in WAYS:
             raise BadInput(f"Patching goes in the directions {', '.join(WAYS)}; got {way!r}.")
         kinds, length = site or (["attn_heads"] if heads else ["resid_post"]), len(pair.clean)
-        cells = [edits.cells(pair.model, kind, length, layers=layer, positions=position, heads=heads) for kind in kinds]
+        cells = [edits.cells(loaded, kind, length, layers=layer, positions=position, heads=heads) for kind in kinds]
         exact = [edits.sweep(pair, group, one_way) for one_way in WAYS[way] for group in cells]
         estimates, agreements, scored = [], {}, None
         for swept in exact if approximate else []:
@@ -60,37 +70,21 @@ def patch(
             scored = edits.edges(pair, WAYS[way][0])
             possible = scored.possible.nonzero().tolist()
             drawn = possible[:: -(-len(possible) // EDGES_TRIED)]
-            ends = [(scored.senders[one], scored.receivers[other]) for one, other in drawn]
-            scores = scored.scores[[one for one, _ in drawn], [other for _, other in drawn]]
+            ends = [(scored.senders[sender], scored.receivers[receiver]) for sender, receiver in drawn]
+            scores = scored.scores[tuple(zip(*drawn, strict=True))]
             agreements["eap-ig, edges"] = edits.agreement(edits.exact_edges(pair, ends, scored.way), scores)
         if page is not None:
             write_page(page, edits.sweeps_page([*exact, *estimates], agreements, scored))
-    files = {"page": str(page)} if page else {}
-    if as_json:
-        result: dict[str, Any] = {"model": pair.model.name, "tokens": pair.texts, "metric": pair.metric.name}
-        result["sweeps"] = [swept.plain() for swept in (*exact, *estimates)]
-        result["agreement"] = {name: agreement.plain() for name, agreement in agreements.items()}
-        return show(result | ({"edges": scored.plain()} if scored else {}) | files, True)
-    facts: dict[str, Any] = {"tokens": "|".join(pair.texts), "metric": pair.metric.name}
-    for swept in exact:
-        title = f"{swept.way}, {swept.cells[0].site.kind}: {len(swept.cells)} cells"
-        rows = [{"cell": str(cell), "share": share} for cell, share in swept.top(TOP)]
-        facts[f"{title}, {swept.start:.3g} to {swept.goal:.3g}"] = rows
-    if scored:
-        facts["edges (EAP-IG)"] = scored.plain()[:TOP]
-    return show(facts | {f"{name}:": str(agreement) for name, agreement in agreements.items()} | files, False)
-
-
-def _pair(model: str, clean: str, corrupt: str, metric: str, chat: bool) -> "Pair":
-    """The prompts, and as a metric the two answers where none was given."""
-    from glassworks.edits import Metric, Pair
-    from glassworks.models import load_model
-
-    loaded = load_model(model)
-    one, other = (chat_prompt(loaded, prompt, chat) for prompt in (clean, corrupt))
-    if metric:
-        return Pair.of(loaded, one, other, metric)
-    first, second = (loaded.predict(prompt, k=1)[0] for prompt in (one, other))
-    if first.id == second.id:
-        raise BadInput(f"Both prompts are answered by {first.token!r}; say with --metric what tells them apart.")
-    return Pair.of(loaded, one, other, Metric(f"{first.token.strip()} - {second.token.strip()}", first.id, second.id))
+    result: dict[str, Any] = {
+        "model": loaded.name,
+        "tokens": pair.texts,
+        "metric": pair.metric.name,
+        "sweeps": [swept.plain() for swept in (*exact, *estimates)],
+        "agreement": {name: agreement.plain() for name, agreement in agreements.items()},
+    }
+    result |= {"edges": scored.plain()} if scored else {}
+    written = {"page": str(page)} if page else {}
+    strongest: dict[str, Any] = {"edges (EAP-IG)": scored.plain(TOP)} if scored else {}
+    words = {f"{name}:": str(agreement) for name, agreement in agreements.items()}
+    facts = {"tokens": "|".join(pair.texts), "metric": pair.metric.name}
+    show(result | written, as_json, facts, *exact, strongest | words | written)

@@ -74,6 +74,23 @@ class Entry:
         """The read site's name, `mlp_in.5`; not unique where a release has several coders at one site."""
         return self.reads[0].name
 
+    def row(self) -> dict[str, Any]:
+        """A line of a table of coders."""
+        target = "" if self.target is None or f"{self.target:g}" == self.l0 else f" ({self.target:g})"
+        reads, writes = (
+            sites[0].name if len(sites) == 1 else f"{sites[0]} .. {sites[-1]}" for sites in (self.reads, self.writes)
+        )
+        return {
+            "coder": self.name,
+            "kind": self.kind,
+            "reads": reads,
+            "writes": writes,
+            "latents": self.width,
+            "L0": f"{self.l0}{target}",
+            "tags": list(self.tags),
+            "MB": round(self.bytes / 1e6, 3),
+        }
+
 
 def kind_of(reads: tuple[Site, ...], writes: tuple[Site, ...]) -> str:
     """The kind of a coder that reads and writes one site each."""

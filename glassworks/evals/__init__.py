@@ -3,7 +3,7 @@
 from glassworks.evals.fidelity import Fidelity, Meter, fidelity
 from glassworks.evals.losses import Losses
 from glassworks.evals.measure import described, fidelities, measure, recordings, sets
-from glassworks.evals.page import page
+from glassworks.evals.page import figures, page
 from glassworks.evals.rebuild import Rebuilder, writers
 from glassworks.evals.replaced import Replacement, Stand, Stands, coded, constant, replacing
 from glassworks.evals.strata import strata
@@ -24,6 +24,7 @@ __all__ = [
     "described",
     "fidelities",
     "fidelity",
+    "figures",
     "measure",
     "page",
     "recordings",

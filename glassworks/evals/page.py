@@ -17,8 +17,6 @@ def page(measured: Mapping[str, Any], title: str) -> str:
         title: the heading.
     """
     coders: Mapping[str, Any] = measured["coders"]
-    rows = [{"coder": name} | _flat(facts) for name, facts in coders.items()]
-    rows += [{"coder": f"all at once: {name}"} | facts for name, facts in measured.get("sets", {}).items()]
     charts = [(words, lines) for words, column in LOST.items() if (lines := _panels(coders, column))]
     body = [section(f"L0 against {words}", lines, "L0", words) for words, lines in charts]
     frequencies = [
@@ -29,7 +27,14 @@ def page(measured: Mapping[str, Any], title: str) -> str:
         for name, facts in coders.items()
     ]
     body += [heading("How often latents are active"), panels(frequencies)]
-    return document(title, [*body, heading("Figures"), table(rows, ("coder", *COLUMNS))])
+    return document(title, [*body, heading("Figures"), table(figures(measured))])
+
+
+def figures(measured: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Rows of a table of what `measure` found: one a coder, and one a set of coders that replace all layers at once."""
+    rows = [{"coder": name} | _flat(facts) for name, facts in measured["coders"].items()]
+    rows += [{"coder": f"all at once: {name}"} | facts for name, facts in measured.get("sets", {}).items()]
+    return [{name: row[name] for name in ("coder", *COLUMNS) if name in row} for row in rows]
 
 
 LOST = {"FVU": "fvu", "KL, nats a token": "kl"}

@@ -50,7 +50,7 @@ from glassworks.transfer.protocol import (
     load_evaluation,
     protocol_page,
 )
-from glassworks.transfer.report import Comparison, evolution_page, family_page, found_shares, pair_page, step_rows
+from glassworks.transfer.report import Comparison, evolution_page, family_page, found_shares, pair_page
 from glassworks.transfer.scaling import (
     Scaling,
     View,
@@ -136,7 +136,6 @@ __all__ = [
     "second_site",
     "share_basis",
     "steering",
-    "step_rows",
     "wiring",
     "world_task",
     "world_texts",

@@ -15,10 +15,14 @@ from torch.nn import functional
 from glassworks.coders import Scope
 from glassworks.errors import BadInput
 from glassworks.models import Model
+from glassworks.pages import facts, with_interval
 from glassworks.transfer.coactivation import Interval
 from glassworks.transfer.dictionary import Dictionary
 from glassworks.transfer.match import FeatureMatches, match_dictionaries, rows, text_halves
 from glassworks.transfer.pairing import PairedText
+
+PRINTED = 10
+"""Rows of a printed table."""
 
 
 @final
@@ -85,6 +89,29 @@ class Evolution:
     matches: FeatureMatches
     steps: tuple[Step, ...]
     chains: tuple[Chain, ...]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Rows of a table, one a step from layer to layer."""
+        return [
+            {
+                "step": f"{step.lower} -> {step.upper}",
+                "found above": with_interval(step.going_on),
+                "found below": with_interval(step.known),
+                "chained": step.chained,
+                "split": step.split,
+                "merged": step.merged,
+                "r": step.r,
+                "cosine": step.cosine,
+            }
+            for step in self.steps
+        ]
+
+    def __rich__(self) -> Any:
+        chains = [
+            {"chain": " -> ".join(chain.features), "label": chain.labels[0], "last label": chain.labels[-1]}
+            for chain in self.chains[:PRINTED]
+        ]
+        return facts({"steps": self.rows()} | ({"chains": chains} if chains else {}))
 
     def plain(self, most: int = 50) -> dict[str, Any]:
         """The figures and some chains as JSON values."""

@@ -6,6 +6,7 @@ from typing import Any, final
 
 from glassworks.pages import (
     document,
+    facts,
     figure,
     flow,
     heading,
@@ -24,7 +25,7 @@ from glassworks.transfer.match import FeatureMatches, Matching
 from glassworks.transfer.partners import Wiring, WriteSimilarity
 from glassworks.transfer.scaling import MOST, Scaling
 
-LISTED = 60
+LISTED, PRINTED = 60, 10
 CHANCE = 0.05
 DOTS = 3000
 
@@ -47,6 +48,49 @@ class Comparison:
     wiring: Wiring | None = None
     scaling: Scaling | None = None
     joint: Scaling | None = None
+
+    def __rich__(self) -> Any:
+        both, columns = self.matching, ("feature", "label", "partner", "partner_label", "r")
+        figures = {"each other's best partners": f"{int(both.mutual.sum()):,}"}
+        if self.written:
+            figures["cosine of what they write"] = with_interval(self.written.mean)
+            figures["its rank among all features (chance 0.5)"] = with_interval(self.written.mean_rank)
+        if self.wiring:
+            figures[f"of {self.wiring.edges} edges of A, in B"] = with_interval(self.wiring.kept)
+            figures["with partners permuted at random"] = f"{self.wiring.chance:.3g}, p {self.wiring.p:.3f}"
+        if self.scaling:
+            figures[f"share new in {both.b}"] = with_interval(self.scaling.share)
+        if self.joint:
+            figures["share of the crosscoder's latents of B that are new"] = with_interval(self.joint.share)
+
+        def rows(side: FeatureMatches) -> list[dict[str, Any]]:
+            return [
+                {
+                    "coder": row.coder,
+                    "alive": row.alive,
+                    "found": with_interval(row.found),
+                    "r": with_interval(row.r),
+                    "r of random features": row.chance,
+                    "r of permuted partners": row.permuted,
+                }
+                for row in side.summaries
+            ]
+
+        tables: dict[str, Any] = {
+            f"{both.a} in {both.b}": rows(both.forward),
+            f"{both.b} in {both.a}": rows(both.backward),
+            f"features of {both.a} and {both.b}": [
+                {name: match[name] for name in columns} for match in both.forward.matches(PRINTED)
+            ],
+            f"figures of {both.a} and {both.b}": [{"figure": name, "value": text} for name, text in figures.items()],
+        }
+        for name, part in (("scaling", self.scaling), ("crosscoder", self.joint)):
+            if part:
+                tables[f"only in one of {both.a} and {both.b}, by {name}"] = [
+                    {key: value[0] if isinstance(value, list) else value for key, value in record.items()}
+                    for record in part.records(PRINTED)
+                ]
+        return facts({name: value for name, value in tables.items() if value})
 
     def plain(self, most: int = LISTED) -> dict[str, Any]:
         """The figures and the first features of each list as JSON values."""
@@ -113,30 +157,13 @@ def evolution_page(evolution: Evolution) -> str:
         ),
         figure(flow(layers, [step.chained for step in steps])),
         heading("From layer to layer"),
-        table(step_rows(evolution)),
+        table(evolution.rows()),
         heading("Share of each layer's features (row) that are found in each layer (column)"),
         _heat(names, names, evolution.matches.shares),
         heading("Chains"),
         table(chains, words=True) if chains else paragraph("There are none."),
     ]
     return document(f"{evolution.model}: how features change with depth", body)
-
-
-def step_rows(evolution: Evolution) -> list[dict[str, Any]]:
-    """Rows of a table, one a step from layer to layer."""
-    return [
-        {
-            "step": f"{step.lower} -> {step.upper}",
-            "found above": with_interval(step.going_on),
-            "found below": with_interval(step.known),
-            "chained": step.chained,
-            "split": step.split,
-            "merged": step.merged,
-            "r": step.r,
-            "cosine": step.cosine,
-        }
-        for step in evolution.steps
-    ]
 
 
 def _pair(comparison: Comparison) -> list[str]:

@@ -20,6 +20,7 @@ from glassworks.edits.patching.cells import Cell, carrying
 from glassworks.edits.patching.pair import Pair, Way
 from glassworks.errors import BadInput
 from glassworks.models import Model, cache_name, ending, starting
+from glassworks.pages import facts
 from glassworks.sites import Site
 
 WITH_CACHE = ("k", "v", "pattern")
@@ -54,6 +55,10 @@ class Sweep:
     def __str__(self) -> str:
         best = ", ".join(f"{cell} {share:.0%}" for cell, share in self.top(3))
         return f"{self.way} of {len(self.cells)} cells ({self.method}), {self.start:.3g} to {self.goal:.3g}: {best}"
+
+    def __rich__(self) -> Any:
+        title = f"{self.way}, {self.cells[0].site.kind}: {len(self.cells)} cells, {self.start:.3g} to {self.goal:.3g}"
+        return facts({title: [{"cell": str(cell), "share": share} for cell, share in self.top()]})
 
     @property
     def shares(self) -> Float[Tensor, " cell"]:

@@ -1,21 +1,43 @@
-"""`glassworks evaluate`: how faithful and how sparse the coders of a scope are, on text or on stored activations."""
+"""`glassworks scope` and `evaluate`: what a release of coders holds, and how faithful and sparse they are."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from glassworks.cli.options import Json, held_out_texts, show, status, write_page
+from glassworks.cli.options import Device, Json, Page, held_out_texts, show, status, write_page
 from glassworks.errors import BadInput, NotFound, nearest
 
 if TYPE_CHECKING:
-    from glassworks.coders import Scope
+    from glassworks.coders import Entry, Scope
     from glassworks.models import Model
 
 TOKENS = 50_000
-FIGURES = ("l0", "fvu", "median", "cosine", "dead", "dense")
-LOSSES = ("recovered", "recovered_of_zero", "kl", "replaced", "true")
+ONE_BY_ONE = 40
+"""Up to this many coders are printed one by one."""
+
+
+def scope(
+    reference: Annotated[
+        str | None, typer.Argument(help="A scope: folder, embedded name, or owner/name; all known ones if left out.")
+    ] = None,
+    site: Annotated[
+        str, typer.Option(help="Only coders that read here: resid_post.12, or mlp_in for all layers.")
+    ] = "",
+    as_json: Json = False,
+) -> None:
+    """List the coders of a release without loading weights: sites, layers, widths, L0, sizes."""
+    from dataclasses import asdict
+
+    from glassworks.coders import RELEASES, grouped, load_scope
+
+    if reference is None:
+        return show({"releases": [asdict(release) for release in RELEASES]}, as_json)
+    loaded = load_scope(reference)
+    chosen = _reading(loaded, site)
+    table = grouped(chosen) if len(chosen) > ONE_BY_ONE and not as_json else [entry.row() for entry in chosen]
+    formats = sorted({entry.provenance.format for entry in chosen})
+    return show({"scope": reference, "trained on": loaded.model, "format": formats, "coders": table}, as_json)
 
 
 def evaluate(
@@ -30,8 +52,8 @@ def evaluate(
     ] = "",
     tokens: Annotated[int, typer.Option(help="How many tokens, about.", min=2)] = TOKENS,
     save: Annotated[bool, typer.Option("--save", help="Write the figures into the scope's metrics.")] = False,
-    page: Annotated[Path | None, typer.Option(help="Write curves and tables to this HTML file.")] = None,
-    device: Annotated[str, typer.Option(help="Where to compute.")] = "cpu",
+    page: Page = None,
+    device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
     """Measure a scope: variance unexplained, sparsity, dead latents, and what the model's prediction loses."""
@@ -42,7 +64,7 @@ def evaluate(
         from glassworks.models import load_model
 
         scope, place = load_scope(reference).to(device), Path(text[0]) if text else None
-        names = _coder_names(scope, coders)
+        names = [coders] if coders in scope else [entry.name for entry in _reading(scope, coders)]
         manifest = artefacts.read_json(place / artefacts.MANIFEST) if place and artefacts.is_artefact(place) else {}
         if manifest.get("kind") == "store":
             chosen = {name: scope[name] for name in names}
@@ -57,24 +79,21 @@ def evaluate(
             measured = evals.measure(loaded, scope, documents, names=names)
         if save:
             if scope.folder is None:
-                raise BadInput(f"The figures cannot be saved into {scope.name}, which is no scope of Glassworks in a "
-                               "folder.")  # fmt: skip
+                raise BadInput(f"The figures cannot be saved: {scope.name} is no scope of Glassworks in a folder.")
             artefacts.replace_fields(scope.folder, "scope", {"metrics": scope.metrics | dict(measured)})
         if page:
             write_page(page, evals.page(measured, f"{reference}: fidelity"))
-    show({"scope": reference, **(measured if as_json else _tables(measured))}, as_json)
+    show({"scope": reference, **measured}, as_json, {"scope": reference, "coders": evals.figures(measured)})
 
 
-def _coder_names(scope: "Scope", place: str) -> list[str]:
-    """The coder of a name, or those that read at a site or at sites of a kind; all where nothing is given."""
-    if place in scope:
-        return [place]
-    words = {entry.name: {w for site in entry.reads for w in (site.name, site.kind)} for entry in scope.entries}
-    names = [name for name, own in words.items() if not place or place in own]
-    if not names:
-        known = sorted(set().union(*words.values()))
+def _reading(scope: "Scope", place: str) -> "list[Entry]":
+    """The coders that read at a site or at sites of a kind; all where nothing is given."""
+    names = [{word for site in entry.reads for word in (site.name, site.kind)} for entry in scope.entries]
+    chosen = [entry for entry, own in zip(scope.entries, names, strict=True) if not place or place in own]
+    if not chosen:
+        known = sorted(set().union(*names))
         raise NotFound(f"The scope {scope.name} has no coder that reads {place}; {nearest(place, known)}.")
-    return names
+    return chosen
 
 
 def _held_out_documents(model: "Model", tokens: int) -> list[list[int]]:
@@ -88,17 +107,3 @@ def _held_out_documents(model: "Model", tokens: int) -> list[list[int]]:
     if not documents:
         raise BadInput(f"Say with --text what to measure on; {model.name} is no embedded model, which has its own.")
     return documents
-
-
-def _tables(measured: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures that fit into a terminal."""
-
-    def losses(loss: Mapping[str, Any], count: int) -> dict[str, Any]:
-        return {name: loss[name] for name in LOSSES[:count] if name in loss}
-
-    coders = [
-        {"coder": name, **{figure: facts[figure] for figure in FIGURES}, **losses(facts.get("loss", {}), 3)}
-        for name, facts in measured["coders"].items()
-    ]
-    sets = [{"set": name, **losses(facts, 5)} for name, facts in measured.get("sets", {}).items()]
-    return {"coders": coders} | ({"sets": sets} if sets else {})
