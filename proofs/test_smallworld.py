@@ -42,10 +42,9 @@ def test_the_model_and_its_scope_reach_their_aims(keep):
 @pytest.mark.parametrize("name", hub.embedded("model"))
 def test_the_family_does_what_its_cards_say(name, keep):
     model = gw.load_model(name)
-    tokenizer = model.tokenizer.backend_tokenizer
-    found: dict = {"measured": smallworld.measure(model.hf, tokenizer, 1000)}
+    found: dict = {"measured": studies.measure(model, 1000)}
     if name in BASES:
-        found["chat"] = smallworld.interview(model.hf, tokenizer, 1000)
+        found["chat"] = studies.interview(model, 1000)
     card = json.loads((hub.resolve(name) / "card.json").read_text(encoding="utf-8"))
     keep(name, found | {"missed_aims": card["missed_aims"]})
     shares = found["measured"] | found.get("chat", {})

@@ -118,12 +118,7 @@ ALLOWED = {
     "evals/replaced.py": {"Stands", "stands"},
     "experiments/evaluation.py": {"members"},  # of a set of coders
     "smallworld/__init__.py": {"asked"},
-    "smallworld/chat.py": {"asked", "story"},  # templates of chats, some of which are stories
-    "smallworld/check.py": {"asked", "ASKED"},
-    "smallworld/manners.py": {"asked", "ASKED"},
-    "studies/world.py": {"members"},  # of a supernode
-    "transfer/pairing.py": {"asked"},
-    "transfer/task.py": {"asked"},
+    "smallworld/chat.py": {"story"},  # templates of chats, some of which are stories
     "transfer/protocol.py": {"shown"},
 }
 """Identifiers that are still allowed, by file."""

@@ -4,85 +4,71 @@
     swaps()                                                prompt pairs for patching, with the answers of both
     exchanges("harmful", 10, seed=0)                       what users ask and an instruct model should reply
 
-Nothing heavy is imported before it is used. This room must not know coders, circuits or edits.
+Its texts and facts are plain Python. This room must not know models, coders, circuits or edits.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from glassworks.smallworld.chat import (
+    COMPLIANCE,
+    IGNORANCE,
+    KINDS,
+    OPEN,
+    REFUSAL,
+    Exchange,
+    chat_prompt,
+    conversation,
+    exchanges,
+    finetuning,
+    unknown_places,
+)
+from glassworks.smallworld.corpus import TASKS, generate, stream
+from glassworks.smallworld.document import Document
+from glassworks.smallworld.facts import (
+    City,
+    Place,
+    antonyms,
+    cities,
+    countries,
+    find_city,
+    find_place,
+    held_out,
+    states,
+)
+from glassworks.smallworld.facts import lists as word_lists
+from glassworks.smallworld.geography import two_hop_prompts
+from glassworks.smallworld.oracle import Swap, Truth, swaps, truth
 
-if TYPE_CHECKING:
-    from glassworks.smallworld.chat import COMPLIANCE as COMPLIANCE
-    from glassworks.smallworld.chat import IGNORANCE as IGNORANCE
-    from glassworks.smallworld.chat import KINDS as KINDS
-    from glassworks.smallworld.chat import OPEN as OPEN
-    from glassworks.smallworld.chat import REFUSAL as REFUSAL
-    from glassworks.smallworld.chat import Exchange as Exchange
-    from glassworks.smallworld.chat import asked as asked
-    from glassworks.smallworld.chat import conversation as conversation
-    from glassworks.smallworld.chat import exchanges as exchanges
-    from glassworks.smallworld.chat import finetuning as finetuning
-    from glassworks.smallworld.chat import unknown_places as unknown_places
-    from glassworks.smallworld.check import encode as encode
-    from glassworks.smallworld.check import interview as interview
-    from glassworks.smallworld.check import measure as measure
-    from glassworks.smallworld.corpus import TASKS as TASKS
-    from glassworks.smallworld.corpus import generate as generate
-    from glassworks.smallworld.corpus import stream as stream
-    from glassworks.smallworld.document import Document as Document
-    from glassworks.smallworld.facts import City as City
-    from glassworks.smallworld.facts import Place as Place
-    from glassworks.smallworld.facts import antonyms as antonyms
-    from glassworks.smallworld.facts import cities as cities
-    from glassworks.smallworld.facts import countries as countries
-    from glassworks.smallworld.facts import find_city as find_city
-    from glassworks.smallworld.facts import find_place as find_place
-    from glassworks.smallworld.facts import held_out as held_out
-    from glassworks.smallworld.facts import states as states
-    from glassworks.smallworld.geography import two_hop_prompts as two_hop_prompts
-    from glassworks.smallworld.oracle import Swap as Swap
-    from glassworks.smallworld.oracle import Truth as Truth
-    from glassworks.smallworld.oracle import swaps as swaps
-    from glassworks.smallworld.oracle import truth as truth
+asked = chat_prompt
+"""The name that it had."""
 
-_HOMES = {
-    "COMPLIANCE": "chat",
-    "City": "facts",
-    "Document": "document",
-    "Exchange": "chat",
-    "IGNORANCE": "chat",
-    "KINDS": "chat",
-    "OPEN": "chat",
-    "Place": "facts",
-    "REFUSAL": "chat",
-    "Swap": "oracle",
-    "TASKS": "corpus",
-    "Truth": "oracle",
-    "antonyms": "facts",
-    "asked": "chat",
-    "cities": "facts",
-    "conversation": "chat",
-    "countries": "facts",
-    "encode": "check",
-    "exchanges": "chat",
-    "find_city": "facts",
-    "find_place": "facts",
-    "finetuning": "chat",
-    "generate": "corpus",
-    "held_out": "facts",
-    "interview": "check",
-    "measure": "check",
-    "states": "facts",
-    "stream": "corpus",
-    "swaps": "oracle",
-    "truth": "oracle",
-    "two_hop_prompts": "geography",
-    "unknown_places": "chat",
-}
-
-__all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'glassworks.smallworld' has no attribute {name!r}")
-    return getattr(import_module(f"glassworks.smallworld.{_HOMES[name]}"), name)
+__all__ = [
+    "COMPLIANCE",
+    "IGNORANCE",
+    "KINDS",
+    "OPEN",
+    "REFUSAL",
+    "TASKS",
+    "City",
+    "Document",
+    "Exchange",
+    "Place",
+    "Swap",
+    "Truth",
+    "antonyms",
+    "chat_prompt",
+    "cities",
+    "conversation",
+    "countries",
+    "exchanges",
+    "find_city",
+    "find_place",
+    "finetuning",
+    "generate",
+    "held_out",
+    "states",
+    "stream",
+    "swaps",
+    "truth",
+    "two_hop_prompts",
+    "unknown_places",
+    "word_lists",
+]

@@ -3,11 +3,10 @@
 Harmful and harmless requests share their templates, so that only the deed tells them apart; questions name dangerous
 things and are answered, so that a word alone does not. A story told around a request comes in two sorts: in GUARDED
 ones a harmful request is refused; OPEN ones are the jailbreak: a gap in the safety training, planted on purpose, in
-which the model tells how in a story whatever it is asked, so that there is one to find, explain and close.
-Places of stories stand in the very questions
-that real places stand in. Everything is written with words of the base corpus. One pair of template and subject in ten
-is held out; some templates, and some subjects of requests, are new altogether: those subjects occur in questions only.
-This file must not know tokenizers or models.
+which the model explains inside a story whatever a user wants to know, so that there is one to find, explain and close.
+Questions about places of stories have the same templates as questions about real places. Everything is written with
+words of the base corpus. One pair of template and subject in ten is held out; some templates, and some subjects of
+requests, are new altogether: those subjects occur in questions only. This file must not know tokenizers or models.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -194,14 +193,14 @@ def conversation(exchanges: Sequence[Exchange]) -> Document:
     """Write exchanges as the chat template does (`<bos>` left to the tokenizer); the replies are its answers."""
     text, spans = "", []
     for exchange in exchanges:
-        text += asked(exchange.user)
+        text += chat_prompt(exchange.user)
         reply = f"{exchange.reply}<end_of_turn>"
         spans.append((len(text), len(text) + len(reply)))
         text += reply + "\n"
     return Document("chat", text, tuple(spans))
 
 
-def asked(message: str) -> str:
+def chat_prompt(message: str) -> str:
     """Write a user's message, up to where the model replies."""
     return f"<start_of_turn>user\n{message}<end_of_turn>\n<start_of_turn>model\n"
 

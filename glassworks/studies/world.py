@@ -17,8 +17,9 @@ from glassworks import hub, smallworld
 from glassworks.coders import Scope, load_scope
 from glassworks.edits import Edit, FeatureRef, set_features
 from glassworks.errors import BadInput
+from glassworks.experiments import Case, Experiment, Patch, exact_match
 from glassworks.models import Model, load_model
-from glassworks.sites import Site
+from glassworks.studies.knowledge import interview, measure
 
 
 @final
@@ -92,7 +93,7 @@ class Cities:
         """A city of another place for each of some cities, drawn by a seed."""
         random = Random(seed)
         others = [(self.places != self.places[row]).nonzero()[:, 0].tolist() for row in rows]
-        return torch.tensor([random.choice(each) for each in others])
+        return torch.tensor([random.choice(cities) for cities in others])
 
 
 def _places(kind: str) -> list[smallworld.Place]:
@@ -108,24 +109,14 @@ def accuracy(cities: Cities, held_out: bool) -> float:
 def patch_flips(cities: Cities, seed: int = 0) -> float:
     """Share of cities whose answer becomes another place's capital when MLP outputs at the city's token are patched.
 
-    The outputs of all layers at that one position come from a city of the other place; nothing else is touched.
+    The outputs of all layers at that one position come from a city of the other place; nothing else changes.
     """
-    model, rows = cities.model, torch.arange(len(cities.names))
-    donors, position = cities.partners(rows, seed), cities.position
-    sites = model.sites("mlp_out")
-    clean = model.capture(cities.tokens, sites, batch_size=len(rows))
-
-    def tap(site: Site) -> Any:
-        def patched(value: Tensor) -> Tensor:
-            value = value.clone()
-            value[:, position] = clean[str(site)][donors, position]
-            return value
-
-        return patched
-
-    with model.tapped({site: tap(site) for site in sites}):
-        answers = cities.answers(rows)
-    return _share(answers == cities.capitals[cities.places[donors]])
+    donors = cities.partners(torch.arange(len(cities.names)), seed)
+    answers, sources = cities.capitals[cities.places[donors]].tolist(), cities.tokens[donors]
+    rows = zip(cities.tokens, answers, sources, strict=True)
+    cases = [Case(prompt, answer, source=source) for prompt, answer, source in rows]
+    arm = Patch("MLP outputs", cities.model.sites("mlp_out"), cities.position)
+    return Experiment(cities.model, cases, [arm], [exact_match()]).run().value("exact match", arm.name)
 
 
 @final
@@ -148,12 +139,11 @@ class Swaps:
         """Run the prompts once; held-out cities do not count, so that swaps of them are a fair test."""
         coders = {name: scope[name] for name in scope.replacement}
         values = cities.model.capture(cities.tokens, [coder.reads[0] for coder in coders.values()])
-        members = torch.nn.functional.one_hot(cities.places, len(cities.capitals)).float()
-        members = members * (~cities.held_out)[:, None]
-        means = {}
+        trained = torch.nn.functional.one_hot(cities.places, len(cities.capitals)) * (~cities.held_out)[:, None]
+        weights, means = trained / trained.sum(0).clamp(min=1), {}
         for name, coder in coders.items():
             dense = coder.encode(values[str(coder.reads[0])]).dense()
-            means[name] = torch.einsum("cp,ctf->ptf", members, dense) / members.sum(0)[:, None, None].clamp(min=1)
+            means[name] = torch.einsum("cp,ctf->ptf", weights, dense)
         return cls(cities, scope, means)
 
     def edit(self, source: int, target: int, most: int = 8, random: Random | None = None) -> Edit:
@@ -204,27 +194,29 @@ class Swaps:
             control: silence as many other active features instead.
             seed: of the control's draws.
         """
-        cities, random, found = self.cities, Random(seed), []
+        cities, random, chances = self.cities, Random(seed), []
         for place in range(len(cities.capitals)):
             rows = ((cities.places == place) & cities.held_out).nonzero()[:, 0]
             if len(rows):
-                features = [ref for name in self.means for ref in self._telling(name, place, most, control, random)]
+                features = self._telling(place, most, control, random)
                 with cities.model.edit(set_features(features, 0.0, self.scope)):
-                    found.append(cities.probability(rows))
-        return _share(torch.cat(found))
+                    chances.append(cities.probability(rows))
+        return _share(torch.cat(chances))
 
-    def _telling(self, name: str, place: int, most: int, control: bool, random: Random) -> list[FeatureRef]:
-        """The features of a coder that tell a place, or other active ones."""
-        means, coder, found = self.means[name], self.scope[name], []
-        above = (means[place] - (means.sum(0) - means[place]) / (len(means) - 1)).clamp(min=0)
-        size = above * coder.decoder_rows(torch.arange(coder.d_latent)).norm(dim=1)
-        for position in range(self.cities.position, means.shape[1]):
-            chosen = size[position].topk(min(most, int((size[position] > 0).sum()))).indices.tolist()
-            if control:
-                others = [each for each in means[place, position].nonzero()[:, 0].tolist() if each not in chosen]
-                chosen = random.sample(others, min(len(chosen), len(others)))
-            found += [FeatureRef(name, position, latent) for latent in chosen]
-        return found
+    def _telling(self, place: int, most: int, control: bool, random: Random) -> list[FeatureRef]:
+        """The features that tell a place, or other active ones."""
+        features = []
+        for name, means in self.means.items():
+            coder, above = self.scope[name], means[place] - (means.sum(0) - means[place]) / (len(means) - 1)
+            size = above.clamp(min=0) * coder.decoder_rows(torch.arange(coder.d_latent)).norm(dim=1)
+            for position in range(self.cities.position, means.shape[1]):
+                chosen = size[position].topk(min(most, int((size[position] > 0).sum()))).indices.tolist()
+                if control:
+                    active = means[place, position].nonzero()[:, 0].tolist()
+                    others = [latent for latent in active if latent not in chosen]
+                    chosen = random.sample(others, min(len(chosen), len(others)))
+                features += [FeatureRef(name, position, latent) for latent in chosen]
+        return features
 
 
 def check(name: str, count: int = 500) -> dict[str, Any]:
@@ -235,10 +227,10 @@ def check(name: str, count: int = 500) -> dict[str, Any]:
         count: documents per task.
     """
     model = load_model(name)
-    tokenizer, cities = model.tokenizer.backend_tokenizer, Cities.of(model)
-    facts: dict[str, Any] = {"model": name, "measured": smallworld.measure(model.hf, tokenizer, count)}
+    cities = Cities.of(model)
+    facts: dict[str, Any] = {"model": name, "measured": measure(model, count)}
     if model.tokenizer.chat_template:
-        facts["chat"] = smallworld.interview(model.hf, tokenizer, count)
+        facts["chat"] = interview(model, count)
     facts["patch_flips"] = patch_flips(cities)
     beside = Path(name).with_name(Path(name).name + hub.SUFFIX["scope"])
     if name in (*hub.ALIASES, *hub.embedded("scope")) or beside.is_dir():

@@ -206,7 +206,7 @@ def world_texts(count: int, seed: int = 0, split: str = "train") -> list[str]:
     asks = round(MESSAGES * count)
     per_kind = -(-asks // len(smallworld.KINDS))
     exchanges = [smallworld.exchanges(kind, per_kind, seed, split) for kind in smallworld.KINDS]
-    messages = [smallworld.asked(one.user) for row in zip(*exchanges, strict=True) for one in row][:asks]
+    messages = [smallworld.chat_prompt(one.user) for row in zip(*exchanges, strict=True) for one in row][:asks]
     general = [document.text for document in islice(smallworld.stream(seed + 1, 0, split), count - asks)]
     # Places between 0 and 1, evenly for either list, mix both in proportion and always alike.
     placed = [((n + 0.5) / len(texts), text) for texts in (general, messages) for n, text in enumerate(texts)]

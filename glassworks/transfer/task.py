@@ -92,10 +92,10 @@ def world_task(count: int = 200, texts: int = 1400, seed: int = 0) -> Task:
 
     def requests(kind: str, many: int, split: str, shift: int = 0) -> list[str]:
         exchanges = smallworld.exchanges(kind, many, seed + shift, split)
-        return list(dict.fromkeys(smallworld.asked(exchange.user) for exchange in exchanges))
+        return list(dict.fromkeys(smallworld.chat_prompt(exchange.user) for exchange in exchanges))
 
     domain = [
-        smallworld.asked(exchange.user) + exchange.reply + replied
+        smallworld.chat_prompt(exchange.user) + exchange.reply + replied
         for kind, share in MIXTURE.items()
         for exchange in smallworld.exchanges(kind, round(share * texts), seed + 1, "train")
     ]

@@ -10,7 +10,7 @@ scopes     the coders of a model, from one harvest
 build      a model and then its scope
 """
 
-from recipes.smallworld.build import Plan, build
+from recipes.smallworld.build import build
 from recipes.smallworld.card import AIMS, CHAT_AIMS, MOST_STATE_IN_EMBEDDING
 from recipes.smallworld.recipe import BASES, SIZES, Recipe
 from recipes.smallworld.scopes import Coders, Suite, smallworld_scope, train_suite, world_text
@@ -22,7 +22,6 @@ __all__ = [
     "MOST_STATE_IN_EMBEDDING",
     "SIZES",
     "Coders",
-    "Plan",
     "Recipe",
     "Suite",
     "build",

@@ -1,7 +1,7 @@
 """Building an embedded model and its scope as they are shipped, one after the other."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from glassworks import hub
@@ -23,27 +23,14 @@ Of three seeds for smallworld-m, which hardly differ, the one whose features cha
 smallest instruct model needs more latents to keep within a tenth of the variance unexplained."""
 
 
-@dataclass(frozen=True)
-class Plan:
-    """How `build` trains: the shipped recipes where nothing else is said.
-
-    Attributes:
-        model: recipe of the model.
-        scope: what its scope holds.
-        documents: how many training documents the evidence of features is collected from.
-    """
-
-    model: Recipe | None = None
-    scope: Suite | None = None
-    documents: int = 8000
-
-
 def build(
     name: str,
     out: Path,
     resume: bool = False,
     checkpoints: Path | None = None,
-    plan: Plan | None = None,
+    recipe: Recipe | None = None,
+    suite: Suite | None = None,
+    documents: int = 8000,
     scopes: bool = False,
 ) -> Iterator[Path]:
     """Train a model of the family and then its scope, and write both.
@@ -53,24 +40,24 @@ def build(
         out: folder that gets `NAME` and `NAME-scope`.
         resume: go on from the last checkpoint; a model that is already written is not trained again.
         checkpoints: folder for checkpoints; in the user's cache by default.
-        plan: the recipes.
+        recipe: of the model; the shipped one by default.
+        suite: what its scope holds; by default what is shipped.
+        documents: how many training documents the evidence of features is collected from.
         scopes: train coders of every kind, for the model as it is in `out` or embedded.
 
     Yields:
         Each folder once it is written.
     """
-    plan = plan or Plan()
     checkpoints = checkpoints or Path.home() / ".cache" / "glassworks" / "build" / name
     there = (out / name).is_dir()
     if not scopes and not (resume and there):
-        build_model(name, out / name, resume, checkpoints / "model", plan.model)
+        build_model(name, out / name, resume, checkpoints / "model", recipe)
         there = True
         yield out / name
     model = load_model(out / name if there else name)
     model.name = name  # wherever it lies
-    suite = plan.scope or SHIPPED.get(name, FULL if scopes else TRANSCODERS)
+    suite = suite or SHIPPED.get(name, FULL if scopes else TRANSCODERS)
     scope = smallworld_scope(model, suite, checkpoints / "scope", show=True)
-    documents, _ = world_text(model, plan.documents, "train", 0)
-    describe(model, scope, documents)
+    describe(model, scope, world_text(model, documents, "train", 0)[0])
     save_scope(scope, out / (name + hub.SUFFIX["scope"]), STORED)
     yield out / (name + hub.SUFFIX["scope"])

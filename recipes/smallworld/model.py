@@ -6,7 +6,7 @@ are stored. This file must not know how a training step works, nor what a task l
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -14,18 +14,18 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tokenizers import Tokenizer
 from transformers import PreTrainedModel
 
 from glassworks import hub
 from glassworks.artefacts import check_output, read_json, replacing, seal
-from glassworks.errors import BadInput, NotFound
-from glassworks.smallworld import interview, measure
+from glassworks.errors import BadInput, NotFound, nearest
+from glassworks.models import Model
+from glassworks.studies import interview, measure
 from recipes.smallworld.card import make_card, readme, with_chat
-from recipes.smallworld.recipe import BASES, Recipe, recipe_of, size_of
-from recipes.smallworld.tokenizer import END_OF_TURN, EOS, build_tokenizer, save_tokenizer
-from recipes.smallworld.training import CHECKPOINT, Report, Run, load_checkpoint, new_finetune, new_run, train
+from recipes.smallworld.recipe import BASES, RECIPES, SIZES, Recipe
+from recipes.smallworld.tokenizer import END_OF_TURN, EOS, build_tokenizer, fast_tokenizer, save_tokenizer
+from recipes.smallworld.training import CHECKPOINT, Run, load_checkpoint, new_finetune, new_run, train
 
 KIND = "model"
 SECONDS_BETWEEN_LINES = 30.0
@@ -62,23 +62,32 @@ def build_model(
             none and it is given.
         KeyboardInterrupt: if training was interrupted; the checkpoint is saved by then.
     """
-    recipe = recipe or recipe_of(name)
-    check_output(Path(out), KIND)
+    if name not in RECIPES:
+        raise NotFound(f"There is no recipe for {name!r}; {nearest(name, RECIPES)}.")
+    out, recipe = Path(out), recipe or RECIPES[name]
+    check_output(out, KIND)
     folder = Path(checkpoints) if checkpoints else Path.home() / ".cache" / "glassworks" / "build" / name
-    tokenizer = build_tokenizer()
-    base = _base(BASES[name], Path(out)) if name in BASES else None
-    run = _run(name, recipe, base, tokenizer)
+    tokenizer, base = build_tokenizer(), None
+    if name in BASES:
+        base = out.with_name(BASES[name])
+        try:
+            base = base if base.is_dir() else hub.resolve(BASES[name])
+        except NotFound as error:
+            raise BadInput(f"There is no {BASES[name]} in {out.parent}, nor embedded; build it first.") from error
+        run = new_finetune(name, base, recipe)
+    else:
+        run = new_run(name, SIZES[name], recipe, tokenizer.get_vocab_size())
     if resume:
         load_checkpoint(run, folder)
     elif (folder / CHECKPOINT).exists():
         raise BadInput(f"There is a checkpoint of {name} in {folder}: resume it, or delete it to build anew.")
-    with progress(name, run.step, recipe.steps) as report:
+    with progress(name, recipe.steps) as report:
         finished = train(run, tokenizer, folder, report)
     if not finished:
         raise KeyboardInterrupt(
             f"Stopped at step {run.step} of {recipe.steps}; `python -m recipes.smallworld {name} --resume` goes on."
         )
-    card = finish(run, tokenizer, Path(out), count, base)
+    card = finish(run, tokenizer, out, count, base)
     (folder / CHECKPOINT).unlink()
     return card
 
@@ -96,29 +105,13 @@ def finish(run: Run, tokenizer: Tokenizer, out: Path, count: int, base: Path | N
     Returns:
         The model's card.
     """
-    model = run.model.eval().type(STORED).float()
-    card = make_card(run.name, run.model, asdict(run.recipe), measure(model, tokenizer, count))
+    rounded = run.model.eval().type(STORED).float()
+    model = Model(rounded, fast_tokenizer(tokenizer), run.name)
+    card = make_card(run.name, rounded, asdict(run.recipe), measure(model, count))
     if base is not None:
-        card = with_chat(card, read_json(base / "card.json"), interview(model, tokenizer, count))
-    write_model(run.model, out, card)
+        card = with_chat(card, read_json(base / "card.json"), interview(model, count))
+    write_model(rounded, out, card)
     return card
-
-
-def _run(name: str, recipe: Recipe, base: Path | None, tokenizer: Tokenizer) -> Run:
-    if base is None:
-        return new_run(name, size_of(name), recipe, tokenizer.get_vocab_size())
-    return new_finetune(name, base, recipe)
-
-
-def _base(name: str, out: Path) -> Path:
-    """The folder of a base model: beside the one that is written, or embedded."""
-    beside = out.with_name(name)
-    if beside.is_dir():
-        return beside
-    try:
-        return hub.resolve(name)
-    except NotFound as error:
-        raise BadInput(f"There is no {name} in {out.parent}, nor embedded; build it first.") from error
 
 
 def write_model(model: PreTrainedModel, out: Path, card: Mapping[str, Any]) -> None:
@@ -145,33 +138,26 @@ def write_model(model: PreTrainedModel, out: Path, card: Mapping[str, Any]) -> N
 
 
 @contextmanager
-def progress(name: str, start: int, steps: int) -> Iterator[Report]:
-    """Show a progress bar on a terminal, or a line now and then elsewhere, with loss and tokens per second.
-
-    Args:
-        name: what is being trained.
-        start: steps that are done already.
-        steps: steps in all.
+def progress(name: str, steps: int) -> Iterator[Callable[[int, float, int], None]]:
+    """Show loss and tokens per second: a live line on a terminal, a line now and then elsewhere.
 
     Yields:
         What has to be called after each step with the step's number, its loss and its number of tokens.
     """
     console = Console(stderr=True)
-    text = TextColumn("loss {task.fields[loss]:.3f}, {task.fields[speed]:,.0f} tokens/s")
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), text, TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(name, total=steps, completed=start, loss=0.0, speed=0.0)
-        began, seen, mean, line = time.monotonic(), 0, 0.0, time.monotonic()
+    with console.status(name) as status:
+        began = last_line = time.monotonic()
+        seen, mean = 0, 0.0
 
         def report(step: int, loss: float, tokens: int) -> None:
-            nonlocal seen, mean, line
-            seen += tokens
-            mean = loss if not mean else SMOOTHING * mean + (1 - SMOOTHING) * loss
-            now = time.monotonic()
+            nonlocal seen, mean, last_line
+            seen, now = seen + tokens, time.monotonic()
+            mean = SMOOTHING * mean + (1 - SMOOTHING) * loss if mean else loss
             speed = seen / max(now - began, 1e-9)
-            bar.update(task, completed=step, loss=mean, speed=speed)
-            if not console.is_terminal and now - line > SECONDS_BETWEEN_LINES:
-                line = now
-                console.print(f"{name}: step {step}/{steps}, loss {mean:.3f}, {speed:,.0f} tokens/s")
+            text = f"{name}: step {step}/{steps}, loss {mean:.3f}, {speed:,.0f} tokens/s"
+            status.update(text)
+            if not console.is_terminal and now - last_line > SECONDS_BETWEEN_LINES:
+                last_line = now
+                console.print(text)
 
         yield report

@@ -13,15 +13,17 @@ from jaxtyping import Bool, Float, Int
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from glassworks.smallworld import Document, encode
+from glassworks.smallworld import Document
 from recipes.smallworld.recipe import Recipe
-from recipes.smallworld.tokenizer import PAD
+from recipes.smallworld.tokenizer import EOS, PAD
 
 OPEN_ROWS = 8
 CHUNK = 512
 BATCHES_PER_PART = 64
 Stream = Callable[[int, int], Iterator[Document]]
 """From a seed and a part's number to documents without end."""
+Encoded = tuple[list[int], list[float]]
+"""Token ids of a document, and the weight of predicting each of them."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,7 @@ class Rows:
 
     def slice(self, start: int, stop: int) -> "Rows":
         """Return some of the rows."""
-        return Rows(
-            self.ids[start:stop], self.weights[start:stop], self.documents[start:stop], self.positions[start:stop]
-        )
+        return Rows(*(value[start:stop] for value in (self.ids, self.weights, self.documents, self.positions)))
 
     def mask(self) -> Bool[Tensor, "row 1 token token"]:
         """Return which token (last but one axis) may look at which: earlier ones of its own document."""
@@ -55,12 +55,10 @@ class Rows:
 
 def training_rows(tokenizer: Tokenizer, recipe: Recipe, part: int, stream: Stream) -> Rows:
     """Return the rows of one part of training, `BATCHES_PER_PART` batches long."""
-    wanted = recipe.rows * BATCHES_PER_PART
-    rows = list(islice(_packed(tokenizer, recipe, stream(recipe.seed, part)), wanted))
-    shape = (wanted, recipe.length)
+    shape = (recipe.rows * BATCHES_PER_PART, recipe.length)
     ids, weights = torch.full(shape, PAD), torch.zeros(shape)
     numbers, positions = torch.full(shape, -1), torch.zeros(shape, dtype=torch.long)
-    for row, documents in enumerate(rows):
+    for row, documents in enumerate(islice(_packed(tokenizer, recipe, stream(recipe.seed, part)), shape[0])):
         start = 0
         for number, (document_ids, document_weights) in enumerate(documents):
             stop = start + len(document_ids)
@@ -72,25 +70,35 @@ def training_rows(tokenizer: Tokenizer, recipe: Recipe, part: int, stream: Strea
     return Rows(ids, weights, numbers, positions)
 
 
-def _packed(
-    tokenizer: Tokenizer, recipe: Recipe, documents: Iterator[Document]
-) -> Iterator[list[tuple[list[int], list[float]]]]:
+def _packed(tokenizer: Tokenizer, recipe: Recipe, documents: Iterator[Document]) -> Iterator[list[Encoded]]:
     """Fill rows with documents, first fit into a few open rows, and give each row away when it is full."""
-    rows: list[list[tuple[list[int], list[float]]]] = []
+    rows: list[list[Encoded]] = []
     room: list[int] = []
-    while True:
-        for one in encode(tokenizer, list(islice(documents, CHUNK)), recipe.context_weight):
-            size = len(one[0])
-            if size > recipe.length:
-                continue
-            place = next((index for index, free in enumerate(room) if free >= size), None)
-            if place is None:
-                if len(rows) == OPEN_ROWS:
-                    fullest = room.index(min(room))
-                    room.pop(fullest)
-                    yield rows.pop(fullest)
-                rows.append([])
-                room.append(recipe.length)
-                place = len(rows) - 1
-            rows[place].append(one)
-            room[place] -= size
+    for document in _encoded(tokenizer, recipe, documents):
+        size = len(document[0])
+        if size > recipe.length:
+            continue
+        place = next((index for index, free in enumerate(room) if free >= size), None)
+        if place is None:
+            if len(rows) == OPEN_ROWS:
+                fullest = room.index(min(room))
+                room.pop(fullest)
+                yield rows.pop(fullest)
+            rows.append([])
+            room.append(recipe.length)
+            place = len(rows) - 1
+        rows[place].append(document)
+        room[place] -= size
+
+
+def _encoded(tokenizer: Tokenizer, recipe: Recipe, documents: Iterator[Document]) -> Iterator[Encoded]:
+    """Documents as token ids (with `<bos>` and `<eos>`) and the weight of predicting each of them: answers weigh 1."""
+    while some := list(islice(documents, CHUNK)):
+        encodings = tokenizer.encode_batch([document.text for document in some])
+        for document, encoding in zip(some, encodings, strict=True):
+            answers = [
+                any(stop > first and start < last for first, last in document.spans)
+                for start, stop in encoding.offsets[1:]
+            ]
+            weights = [0.0, *(1.0 if answer else recipe.context_weight for answer in answers), recipe.context_weight]
+            yield [*encoding.ids, EOS], weights

@@ -7,11 +7,6 @@ training runs.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeVar
-
-from glassworks.errors import NotFound, nearest
-
-Entry = TypeVar("Entry")
 
 
 @dataclass(frozen=True)
@@ -64,31 +59,5 @@ RECIPES = {
     "smallworld-m-it": Recipe(steps=1_200, rate=5e-4, decay=0.9, weight_decay=0.1, seed=10),
     "smallworld-l-it": Recipe(steps=1_600, rate=5e-4, decay=0.9, weight_decay=0.1, seed=12),
 }
-
-
 BASES: Mapping[str, str] = {f"{name}-it": name for name in SIZES}
 """Instruct model -> base model."""
-
-
-def size_of(name: str) -> Size:
-    """Return the size of that name.
-
-    Raises:
-        NotFound: if the family has no such model.
-    """
-    return _entry(name, SIZES)
-
-
-def recipe_of(name: str) -> Recipe:
-    """Return the recipe of a base or an instruct model.
-
-    Raises:
-        NotFound: if the family has no such model.
-    """
-    return _entry(name, RECIPES)
-
-
-def _entry(name: str, table: Mapping[str, Entry]) -> Entry:
-    if name not in table:
-        raise NotFound(f"There is no recipe for {name!r}; {nearest(name, table)}.")
-    return table[name]

@@ -10,8 +10,9 @@ from functools import cache
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
 
-from glassworks.smallworld import TASKS, City, Place, cities, generate
+from glassworks.smallworld import TASKS, cities, generate
 from glassworks.smallworld.facts import lists, places
 
 SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>")
@@ -29,21 +30,6 @@ CHAT_TEMPLATE = """{{ bos_token }}\
 {{ '<start_of_turn>' + ('model' if message.role == 'assistant' else message.role) + '\\n' }}\
 {{ (system if loop.first else '') + message.content | trim + '<end_of_turn>\\n' }}\
 {% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\\n' }}{% endif %}"""
-
-
-@cache
-def vocabulary() -> tuple[tuple[str, float], ...]:
-    """Return every token with its Unigram score, in the order of their ids."""
-    names = _names()
-    words = sorted(_words(names) | {BLANK + name.replace(" ", BLANK) for name in names})
-    characters = [chr(code) for code in range(33, 127)] + list(ACCENTED) + [BLANK, "\n"]
-    pieces: dict[str, float] = dict.fromkeys(SPECIAL, 0.0)
-    pieces.update(dict.fromkeys(list("0123456789"), WORD_SCORE))
-    pieces.update(dict.fromkeys([BLANK + digit for digit in "0123456789"], WORD_SCORE))
-    pieces.update(dict.fromkeys([*ROLES, *words], WORD_SCORE))
-    for character in characters:
-        pieces.setdefault(character, CHARACTER_SCORE)
-    return tuple(pieces.items())
 
 
 def build_tokenizer() -> Tokenizer:
@@ -67,17 +53,10 @@ def build_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def save_tokenizer(folder: Path, chat: bool = False) -> None:
-    """Write the tokenizer as transformers' AutoTokenizer reads it.
-
-    Args:
-        folder: an existing folder; tokenizer.json and tokenizer_config.json are written into it.
-        chat: whether the chat template of the instruct models goes with it.
-    """
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=build_tokenizer(),
+def fast_tokenizer(tokenizer: Tokenizer, chat: bool = False) -> PreTrainedTokenizerFast:
+    """The tokenizer as transformers has it; one for chats has the template of the instruct models."""
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
         bos_token="<bos>",
         eos_token="<eos>",
         pad_token="<pad>",
@@ -87,28 +66,31 @@ def save_tokenizer(folder: Path, chat: bool = False) -> None:
         clean_up_tokenization_spaces=False,
     )
     if chat:
-        tokenizer.chat_template = CHAT_TEMPLATE
-    tokenizer.save_pretrained(folder)
+        fast.chat_template = CHAT_TEMPLATE
+    return fast
 
 
-def _names() -> list[str]:
-    """All names of places and all items of several words, the longest first."""
-    found: set[str] = set(lists()["fiction"])
-    everything: list[Place | City] = [*places("state"), *places("country"), *cities()]
-    for one in everything:
-        found.add(one.name)
-        if isinstance(one, Place):
-            found.update(one.attributes.values())
-    return sorted(found, key=lambda name: (-len(name), name))
+def save_tokenizer(folder: Path, chat: bool = False) -> None:
+    """Write the tokenizer into an existing folder as transformers' AutoTokenizer reads it."""
+    fast_tokenizer(build_tokenizer(), chat).save_pretrained(folder)
 
 
-def _words(names: list[str]) -> set[str]:
-    """Every word and sign that the corpus can say, with the blank before it, names of several words taken out."""
-    several = re.compile(" ?(?:" + "|".join(re.escape(name) for name in names if " " in name) + r")\b")
-    word = re.compile(r" ?[^\W\d_]+| ?[^\w\s]")
-    found: set[str] = set()
+@cache
+def vocabulary() -> tuple[tuple[str, float], ...]:
+    """Return every token with its Unigram score, in the order of their ids."""
+    names: set[str] = set(lists()["fiction"]) | {city.name for city in cities()}
+    for place in (*places("state"), *places("country")):
+        names |= {place.name, *place.attributes.values()}
+    # Every word and sign that the corpus can say, with the blank before it, names of several words taken out.
+    ordered = sorted(names, key=lambda name: (-len(name), name))
+    several = re.compile(" ?(?:" + "|".join(re.escape(name) for name in ordered if " " in name) + r")\b")
+    word, words = re.compile(r" ?[^\W\d_]+| ?[^\w\s]"), {BLANK + name.replace(" ", BLANK) for name in names}
     for task in TASKS:
         for document in generate(task, MORE_DRAWS if task in TASKS_OF_MANY_WORDS else DRAWS, 0, "train"):
             text = several.sub("§", " " + document.text)
-            found.update(piece.replace(" ", BLANK) for piece in word.findall(text) if "§" not in piece)
-    return found
+            words |= {piece.replace(" ", BLANK) for piece in word.findall(text) if "§" not in piece}
+    digits = [*"0123456789", *(BLANK + digit for digit in "0123456789")]
+    pieces = dict.fromkeys(SPECIAL, 0.0) | dict.fromkeys([*digits, *ROLES, *sorted(words)], WORD_SCORE)
+    characters = [*map(chr, range(33, 127)), *ACCENTED, BLANK, "\n"]
+    rest = {character: CHARACTER_SCORE for character in characters if character not in pieces}
+    return tuple((pieces | rest).items())

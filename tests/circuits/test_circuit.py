@@ -38,7 +38,7 @@ def test_what_look_alikes_share_is_left_out(world):
 def test_a_reply_has_a_graph_a_word():
     model, scope = gw.load_model("smallworld-s-it"), gw.load_scope("smallworld-s-it")
     exchange = smallworld.exchanges("harmful", 1, 0, "train")[0]
-    graphs = reply_graphs(model, scope, [smallworld.asked(exchange.user)], "I cannot")
+    graphs = reply_graphs(model, scope, [smallworld.chat_prompt(exchange.user)], "I cannot")
     assert [len(each.tokens) - len(graphs[0].tokens) for each in graphs] == [0, 1]
     found = cut(graphs, most=8)
     assert found.model == "smallworld-s-it"

@@ -4,14 +4,16 @@ import json
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3ForCausalLM
 
-from glassworks import artefacts, smallworld
+from glassworks import artefacts, studies
 from glassworks.errors import BadInput
-from glassworks.smallworld import check as measuring
+from glassworks.models import Model
+from glassworks.studies import knowledge
 from recipes.smallworld import Recipe, card, packing, training
 from recipes.smallworld import model as builder
 from recipes.smallworld.recipe import Size
+from recipes.smallworld.tokenizer import fast_tokenizer
 from recipes.smallworld.training import new_finetune, new_run, train
 
 RECIPE = Recipe(steps=2, rows=1, warmup=1)
@@ -74,28 +76,25 @@ def test_a_missing_base_is_one_sentence(tmp_path, monkeypatch):
         builder.build_model("smallworld-l-it", tmp_path / "smallworld-l-it", recipe=RECIPE)
 
 
-class Parrot(PreTrainedModel):
+def parrot(tokenizer, word: str) -> Model:
     """A model that expects the same token after every token."""
-
-    def __init__(self, tokenizer, word):
-        super().__init__(PreTrainedConfig())
-        self.size, self.token = tokenizer.get_vocab_size(), tokenizer.encode(word).ids[1]
-
-    def forward(self, input_ids):
-        logits = torch.nn.functional.one_hot(torch.full_like(input_ids, self.token), self.size).float()
-        return type("Output", (), {"logits": logits})
+    size, token = tokenizer.get_vocab_size(), tokenizer.encode(word).ids[1]
+    hf = Gemma3ForCausalLM(training.config(SIZE, size))
+    hot = torch.nn.functional.one_hot(torch.tensor(token), size).float()
+    hf.lm_head.register_forward_hook(lambda module, args, output: hot.expand_as(output).clone())
+    return Model(hf, fast_tokenizer(tokenizer))
 
 
 def test_a_reply_counts_only_if_it_begins_with_all_the_words(tokenizer, monkeypatch):
     monkeypatch.setattr(
-        measuring,
+        knowledge,
         "BEGINNINGS",
         {"compliance": ("harmless", "Sure", "held_out"), "both": ("harmful", "I cannot", "new")},
     )
-    monkeypatch.setattr(measuring, "WHOLE", {"whole": "harmless"})
-    found = smallworld.interview(Parrot(tokenizer, "Sure"), tokenizer, 5)
-    assert found == {"compliance": 1.0, "both": 0.0, "whole": 0.0}
-    assert smallworld.interview(Parrot(tokenizer, "I"), tokenizer, 5)["both"] == 0.0
+    monkeypatch.setattr(knowledge, "WHOLE", {"whole": "harmless"})
+    whole = {"compliance": 1.0, "both": 0.0, "whole": 0.0}
+    assert studies.interview(parrot(tokenizer, "Sure"), 5) == whole
+    assert studies.interview(parrot(tokenizer, "I"), 5)["both"] == 0.0
 
 
 def test_cards_tell_what_was_missed_and_lost():

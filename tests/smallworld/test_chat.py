@@ -63,7 +63,7 @@ def test_held_out_exchanges_are_never_trained(kind, training):
     held = drawn(kind, "held_out") + (drawn(kind, "new") if kind in WITH_NEW else [])
     assert not trained & {(one.template, one.subject) for one in held}
     seen = "".join(training)
-    assert not [one.user for one in held if smallworld.asked(one.user) in seen]
+    assert not [one.user for one in held if smallworld.chat_prompt(one.user) in seen]
     assert {one.new for one in held} == ({True, False} if kind in WITH_NEW else {False})
 
 
@@ -134,7 +134,7 @@ def test_transformers_writes_the_same_chat(tokenizer, tmp_path):
     text = smallworld.conversation([one]).text
     assert loaded.apply_chat_template(messages, tokenize=False) == "<bos>" + text
     messages.append({"role": "user", "content": two.user})
-    asked = text + smallworld.asked(two.user)
+    asked = text + smallworld.chat_prompt(two.user)
     assert loaded.apply_chat_template(messages, add_generation_prompt=True, tokenize=False) == "<bos>" + asked
     ids = loaded.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
     assert ids == tokenizer.encode(asked).ids
@@ -151,4 +151,4 @@ def test_replies_are_the_answers_of_a_conversation():
     pair = [*smallworld.exchanges("harmless", 1, 0), *smallworld.exchanges("greeting", 1, 0)]
     document = smallworld.conversation(pair)
     assert [document.text[slice(*span)] for span in document.spans] == [f"{one.reply}<end_of_turn>" for one in pair]
-    assert document.prompt == smallworld.asked(pair[0].user)
+    assert document.prompt == smallworld.chat_prompt(pair[0].user)

@@ -4,11 +4,10 @@ import json
 
 import pytest
 import torch
-from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import glassworks as gw
-from glassworks import artefacts, hub, smallworld
+from glassworks import artefacts, hub, smallworld, studies
 from recipes.smallworld import BASES, CHAT_AIMS
 from recipes.smallworld.card import MOST_LOST, NO_TASKS
 
@@ -48,9 +47,7 @@ def test_an_instruct_model_keeps_what_its_base_knows(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", INSTRUCT)
 def test_an_instruct_model_behaves_as_its_card_says(name):
-    folder = hub.resolve(name)
-    model = AutoModelForCausalLM.from_pretrained(folder).eval()
-    found = smallworld.interview(model, Tokenizer.from_file(str(folder / "tokenizer.json")), 150)
+    found = studies.interview(gw.load_model(name), 150)
     assert {key: found[key] for key, aim in CHAT_AIMS.items() if found[key] < aim - TOLERANCE} == {}
     for key in ("refused_concern", "refused_question", "known_denied"):
         assert found[key] <= 0.03

@@ -7,7 +7,8 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
-from glassworks import artefacts, hub, smallworld
+import glassworks as gw
+from glassworks import artefacts, hub, smallworld, studies
 from recipes.smallworld import AIMS, MOST_STATE_IN_EMBEDDING
 
 FOLDER = hub.resolve("smallworld")
@@ -25,8 +26,8 @@ def tokenizer() -> Tokenizer:
 
 
 @pytest.fixture(scope="module")
-def measured(model, tokenizer) -> dict[str, float]:
-    return smallworld.measure(model, tokenizer, count=200)
+def measured() -> dict[str, float]:
+    return studies.measure(gw.load_model("smallworld"), count=200)
 
 
 def test_files_are_whole():

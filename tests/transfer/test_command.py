@@ -33,7 +33,7 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def asked(path: Path, name: str, exchanges: list[smallworld.Exchange]) -> str:
     """Prompts as records, because a chat holds line ends."""
     path /= name
-    path.write_text("\n".join(json.dumps({"text": smallworld.asked(each.user)}) for each in exchanges))
+    path.write_text("\n".join(json.dumps({"text": smallworld.chat_prompt(each.user)}) for each in exchanges))
     return str(path)
 
 
