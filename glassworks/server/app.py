@@ -33,6 +33,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from glassworks.circuits import Attention, edge_values, score_values
 from glassworks.coders import Scope
 from glassworks.errors import BadArtefact, BadInput, GlassworksError, NotFound
 from glassworks.server import page
@@ -124,6 +125,7 @@ class _Explorer:
     def __init__(self, graphs: GraphFolder, scope: Scope | str | None) -> None:
         self.folder, self.scope, self.sessions = graphs, scope, Sessions(scope)
         self.details = lru_cache(maxsize=2)(lambda name: details_of(graphs.graph(name), scope))
+        self.attentions = lru_cache(maxsize=2)(lambda name, state: self.sessions.attention(graphs.graph(name)))
 
     def page(self, request: Request) -> Response:
         name = request.path_params.get("name")
@@ -156,23 +158,28 @@ class _Explorer:
         return _answer(await run_in_threadpool(self.folder.save_groups, name, await _value(request)))
 
     def edge(self, request: Request) -> Response:
-        name, ends = request.path_params["name"], request.path_params
-        key, graph = (name, self.folder.state(name)), lambda: self.folder.graph(name)
-        return _answer(self.sessions.edge(key, graph, ends["source"], ends["target"]))
+        path = request.path_params
+        with self.sessions.lock:
+            return _answer(edge_values(self._attention(path["name"]).edge(path["source"], path["target"])))
 
     def head(self, request: Request) -> Response:
-        name, path = request.path_params["name"], request.path_params
-        key, graph = (name, self.folder.state(name)), lambda: self.folder.graph(name)
-        where = (path["layer"], path["head"], path["query"], path["key"])
-        return _answer(self.sessions.head(key, graph, where))
+        path = request.path_params
+        with self.sessions.lock:
+            attention = self._attention(path["name"])
+            score = attention.score(*(path[name] for name in ("layer", "head", "query", "key")))
+            return _answer(score_values(attention, score))
+
+    def _attention(self, name: str) -> Attention:
+        return self.attentions(name, self.folder.state(name))
 
     async def trace(self, request: Request) -> Response:
         name, value = request.path_params["name"], await _value(request)
-        return _answer(await run_in_threadpool(self._trace, name, value))
 
-    def _trace(self, name: str, value: Any) -> dict[str, Any]:
-        made = self.sessions.trace(self.folder.graph(name), value, self.folder.direction)
-        return {"name": self.folder.add(slug(name, value["targets"]), made)}
+        def add() -> dict[str, Any]:
+            made = self.sessions.trace(self.folder.graph(name), value, self.folder.direction)
+            return {"name": self.folder.add(slug(name, value["targets"]), made)}
+
+        return _answer(await run_in_threadpool(add))
 
     async def edit(self, request: Request) -> Response:
         name, value = request.path_params["name"], await _value(request)

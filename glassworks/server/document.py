@@ -3,13 +3,11 @@
 One document feeds the server's page, the notebook and the one-file export; `web/model.js` states its types.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain, count
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from glassworks.circuits import Graph
 
@@ -33,10 +31,39 @@ def graph_document(
     Returns:
         JSON values. Node ids are the numbers of the graph's node table, as text.
     """
-    numbers = _strongest_nodes(graph, most_nodes)
+    nodes, outcomes = graph.nodes, graph.nodes.of("logit")
+    # Tokens, outcomes, pins and groups are always there; of the rest the most influential.
+    always = nodes.of("embedding") | outcomes
+    chosen = {number for group in graph.supernodes.values() for number in group.nodes} | set(graph.pinned)
+    order = graph.influence.argsort(descending=True, stable=True)
+    chosen |= {*always.nonzero()[:, 0].tolist(), *order[~always[order]][:most_nodes].tolist()}
+    numbers, targets = sorted(chosen), target_kinds(graph)
     links, left_out = _links(graph, numbers, most_edges)
-    # what the model says next; of graphs of others, their likeliest outcome
-    following = graph.origin.facts.get("predictions") or predictions(graph)
+
+    predictions = sorted(
+        ((nodes[number], kind) for number, kind in targets.items()),
+        key=lambda outcome: -(outcome[0].probability or 0.0),
+    )
+    predicted = [
+        {"token": node.label, "probability": node.probability or 0.0, "position": node.position, "target": kind}
+        for node, kind in predictions
+    ]
+    # What the model says next; of graphs of other programs, their likeliest outcome.
+    following = graph.origin.facts.get("predictions") or predicted
+    places, paths = {number: place for place, number in enumerate(numbers)}, []
+    for path in graph.paths(MOST_PATHS):
+        steps = [
+            {"name": step.name, "nodes": [places[number] for number in step.nodes if number in places]}
+            for step in path.steps
+        ]
+        if all(step["nodes"] for step in steps):
+            paths.append({"steps": steps, "inhibits": list(path.inhibits), "weight": path.weight})
+    proposals: dict[str, list[str]] = {}
+    for group in graph.proposed():
+        if len(group.features) > 1:
+            plain = group.name.replace("~>", "⇝").replace("->", "→").replace(" .. ", " … ")
+            names = chain([plain], (f"{plain} {number}" for number in count(2)))
+            proposals[next(name for name in names if name not in proposals)] = list(map(str, group.nodes))
     return {
         "format": "glassworks-explorer",
         "version": 1,
@@ -44,40 +71,30 @@ def graph_document(
         "prompt": graph.prompt,
         "model": graph.model,
         "scope": graph.origin.scope,
-        "layers": int(graph.nodes.layer.max()) + (not bool(graph.nodes.of("logit").any())),
+        "layers": int(nodes.layer.max()) + (not bool(outcomes.any())),
         "tokens": list(graph.token_texts),
         "next": following[0]["token"] if following else "",
-        "predictions": predictions(graph),
+        "predictions": predicted,
         "scores": {
             "replacement": None if graph.replacement != graph.replacement else graph.replacement,  # nan is no JSON
             "completeness": None if graph.completeness != graph.completeness else graph.completeness,
             "conservation": graph.residual,
-            "nodes": len(graph.nodes),
+            "nodes": len(nodes),
             "edges": graph.n_edges,
-            "features": int(graph.nodes.of("feature").sum()),
+            "features": int(nodes.of("feature").sum()),
         },
-        "nodes": _node_table(graph, numbers),
+        "nodes": _node_table(graph, numbers, targets),
         "links": links,
-        "paths": _paths(graph, numbers),
+        "paths": paths,
         "supernodes": [{"name": key, "nodes": list(map(str, group.nodes))} for key, group in graph.supernodes.items()],
-        "proposals": _proposals(graph),
+        "proposals": [{"name": name, "nodes": ids} for name, ids in [*proposals.items()][:MOST_PROPOSALS]],
         "pinned": list(map(str, graph.pinned)),
         "pruning": {"node": NODE_THRESHOLD, "edge": EDGE_THRESHOLD},
-        "omitted": {"nodes": len(graph.nodes) - len(numbers), "edges": left_out},
+        "omitted": {"nodes": len(nodes) - len(numbers), "edges": left_out},
     }
 
 
-def predictions(graph: Graph) -> list[dict[str, Any]]:
-    """The graph's outcomes with their probabilities, likeliest first."""
-    outcomes = [(graph.nodes[number], kind) for number, kind in _target_kinds(graph).items()]
-    outcomes.sort(key=lambda outcome: -(outcome[0].probability or 0.0))
-    return [
-        {"token": node.label, "probability": node.probability or 0.0, "position": node.position, "target": kind}
-        for node, kind in outcomes
-    ]
-
-
-def _target_kinds(graph: Graph) -> dict[int, str]:
+def target_kinds(graph: Graph) -> dict[int, str]:
     """What every outcome is, by its node's number: `logit`, `difference`, `feature` or `direction`."""
     numbers = graph.nodes.of("logit").nonzero()[:, 0].tolist()
     targets = graph.origin.facts.get("targets", [])
@@ -85,21 +102,17 @@ def _target_kinds(graph: Graph) -> dict[int, str]:
     return dict(zip(numbers, kinds if len(kinds) == len(numbers) else ["logit"] * len(numbers), strict=True))
 
 
-def _strongest_nodes(graph: Graph, most: int) -> list[int]:
-    """Numbers of the nodes that the document holds, ascending: tokens and outcomes always."""
-    always = graph.nodes.of("embedding") | graph.nodes.of("logit")
-    grouped = {number for group in graph.supernodes.values() for number in group.nodes} | set(graph.pinned)
-    order = graph.influence.argsort(descending=True, stable=True)
-    chosen = order[~always[order]][:most].tolist()
-    return sorted({*always.nonzero()[:, 0].tolist(), *chosen, *grouped})
-
-
-def _node_table(graph: Graph, numbers: Sequence[int]) -> list[dict[str, Any]]:
+def _node_table(graph: Graph, numbers: Sequence[int], targets: Mapping[int, str]) -> list[dict[str, Any]]:
     weight = float(graph.edges.weights.sum()) or 1.0
     flow = (graph.influence / weight).tolist()
-    before = _share_before(graph.nodes.share).tolist()
+    # Share of the influence on the nodes before each one in descending order; 1 where it is not known. A threshold
+    # keeps a node where this is smaller: the same choice as `Graph.prune` makes.
+    share = graph.nodes.share
+    known = torch.where(share.isfinite(), share, torch.full_like(share, 2.0))
+    order, before = known.argsort(stable=True), torch.zeros_like(share)
+    before[order[1:]] = known[order[:-1]]
+    before = torch.where(share.isfinite(), before, torch.ones_like(share)).clamp(max=1.0).tolist()
     rows = {number: row for row, number in enumerate(graph.rows.tolist())}
-    targets = _target_kinds(graph)
     inflow, bias = graph.edges.sizes().tolist(), graph.bias.tolist()
     table = []
     for number in numbers:
@@ -127,18 +140,6 @@ def _node_table(graph: Graph, numbers: Sequence[int]) -> list[dict[str, Any]]:
     return table
 
 
-def _share_before(share: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """Share of the influence on the nodes before each one in descending order; 1 where it is not known.
-
-    A node is kept by a threshold where this is smaller: the same choice as `Graph.prune` makes.
-    """
-    known = torch.where(share.isfinite(), share, torch.full_like(share, 2.0))
-    order = known.argsort(stable=True)
-    before = torch.zeros_like(share)
-    before[order[1:]] = known[order[:-1]]
-    return torch.where(share.isfinite(), before, torch.ones_like(share)).clamp(max=1.0)
-
-
 def _links(graph: Graph, numbers: Sequence[int], most: int) -> tuple[dict[str, list[Any]], int]:
     """Edges among the chosen nodes as columns of places, and how many of the graph's are left out."""
     places = torch.full((len(graph.nodes),), -1)
@@ -160,27 +161,3 @@ def _links(graph: Graph, numbers: Sequence[int], most: int) -> tuple[dict[str, l
         "weight": [float(f"{value:.5g}") for value in weight.tolist()],
     }
     return links, graph.n_edges - len(weight)
-
-
-def _paths(graph: Graph, numbers: Sequence[int]) -> list[dict[str, Any]]:
-    places = {number: place for place, number in enumerate(numbers)}
-    paths = []
-    for path in graph.paths(MOST_PATHS):
-        steps = [
-            {"name": step.name, "nodes": [places[number] for number in step.nodes if number in places]}
-            for step in path.steps
-        ]
-        if all(step["nodes"] for step in steps):
-            paths.append({"steps": steps, "inhibits": list(path.inhibits), "weight": path.weight})
-    return paths
-
-
-def _proposals(graph: Graph) -> list[dict[str, Any]]:
-    """Groups that the labels suggest, of several features each, under different names."""
-    groups: dict[str, list[str]] = {}
-    for group in graph.proposed():
-        if len(group.features) > 1:
-            plain = group.name.replace("~>", "⇝").replace("->", "→").replace(" .. ", " … ")
-            names = chain([plain], (f"{plain} {number}" for number in count(2)))
-            groups[next(name for name in names if name not in groups)] = list(map(str, group.nodes))
-    return [{"name": name, "nodes": nodes} for name, nodes in [*groups.items()][:MOST_PROPOSALS]]

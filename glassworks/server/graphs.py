@@ -4,8 +4,9 @@ A name from outside is only ever looked up among the names found, never joined t
 the folder.
 """
 
-from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from itertools import chain, count
 from pathlib import Path
 from threading import Lock
@@ -25,7 +26,7 @@ LONGEST_NAME, MOST_GROUPS = 200, 1_000
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class GraphFolder:
     """The graphs of a folder.
 
@@ -35,7 +36,6 @@ class GraphFolder:
 
     folder: Path
     _added: dict[str, Path] = field(default_factory=dict, repr=False)
-    _documents: "OrderedDict[tuple[Path, str], dict[str, Any]]" = field(default_factory=OrderedDict, repr=False)
     _lock: Lock = field(default_factory=Lock, repr=False)
 
     def __post_init__(self) -> None:
@@ -85,11 +85,26 @@ class GraphFolder:
 
     def state(self, name: str) -> str:
         """What changes when a graph is written anew."""
-        return _fingerprint(self.place(name))
+        path = self.place(name)
+        if path.is_file():
+            facts = path.stat()
+            return f"{facts.st_mtime_ns}:{facts.st_size}"
+        return artefacts.read(path, "graph").files["graph.safetensors"]["sha256"]
 
     def entries(self) -> list[dict[str, Any]]:
         """What the list of graphs shows; graphs are not opened for it."""
-        return [{"name": name, **_summary(path)} for name, path in self.places().items()]
+        entries = []
+        for name, path in self.places().items():
+            if path.is_dir():
+                fields = artefacts.read(path, "graph").fields
+                facts = {key: fields.get(key) for key in ("prompt", "model", "scope", "nodes", "edges", "replacement")}
+            else:
+                value = artefacts.read_json(path)
+                facts = {"prompt": value["metadata"].get("prompt", ""), "model": value["metadata"].get("scan", "")}
+                sizes = {"nodes": len(value["nodes"]), "edges": len(value["links"]), "replacement": None}
+                facts |= {"scope": "", **sizes}
+            entries.append({"name": name, **facts})
+        return entries
 
     def place(self, name: str) -> Path:
         """Where a graph lies; NotFound with the nearest names where there is none."""
@@ -106,14 +121,13 @@ class GraphFolder:
     def document(self, name: str) -> dict[str, Any]:
         """A graph's document, with the groups as they are on disk now."""
         path = self.place(name)
-        key = (path, _fingerprint(path))
         with self._lock:
-            if key not in self._documents:
-                self._documents[key] = graph_document(self.graph(name), name)
-            self._documents.move_to_end(key)
-            while len(self._documents) > CACHED:
-                self._documents.popitem(last=False)
-            return self._documents[key] | _groups(path)
+            return self._document(name, path, self.state(name)) | _groups(path)
+
+    @cached_property
+    def _document(self) -> Callable[[str, Path, str], dict[str, Any]]:
+        """Gives the document of a graph in a state; the last ones are kept."""
+        return lru_cache(CACHED)(lambda name, path, state: graph_document(self.graph(name), name))
 
     def save_groups(self, name: str, value: Any) -> dict[str, Any]:
         """Write pins and named groups into a graph's artefact.
@@ -154,22 +168,6 @@ def _is_graph(path: Path) -> bool:
     except BadArtefact:
         return False
     return isinstance(value, dict) and {"metadata", "nodes", "links"} <= set(value)
-
-
-def _summary(path: Path) -> dict[str, Any]:
-    if path.is_dir():
-        fields = artefacts.read(path, "graph").fields
-        return {key: fields.get(key) for key in ("prompt", "model", "scope", "nodes", "edges", "replacement")}
-    value = artefacts.read_json(path)
-    facts = {"prompt": value["metadata"].get("prompt", ""), "model": value["metadata"].get("scan", ""), "scope": ""}
-    return {**facts, "nodes": len(value["nodes"]), "edges": len(value["links"]), "replacement": None}
-
-
-def _fingerprint(path: Path) -> str:
-    if path.is_file():
-        facts = path.stat()
-        return f"{facts.st_mtime_ns}:{facts.st_size}"
-    return artefacts.read(path, "graph").files["graph.safetensors"]["sha256"]
 
 
 def _groups(path: Path) -> dict[str, Any]:

@@ -4,15 +4,15 @@ Models are loaded when they are first needed.
 """
 
 import re
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
 from threading import Lock
 from typing import Any, final
 
 from torch import Tensor
 
-from glassworks.circuits import Attention, Graph, edge_values, explain_attention, parse, score_values, trace
+from glassworks.circuits import Attention, Graph, explain_attention, parse, trace
 from glassworks.coders import Scope, load_scope
 from glassworks.edits import outcome, read_edit
 from glassworks.errors import BadInput, NotFound
@@ -33,35 +33,22 @@ class Sessions:
     """
 
     scope: Scope | str | None = None
-    _models: "OrderedDict[tuple[str, str], tuple[Model, Scope | None]]" = field(default_factory=OrderedDict, repr=False)
-    _attentions: "OrderedDict[tuple[str, str], Attention]" = field(default_factory=OrderedDict, repr=False)
-    _lock: Lock = field(default_factory=Lock, repr=False)
+    lock: Lock = field(default_factory=Lock, repr=False)
 
-    def edge(self, key: tuple[str, str], graph: Callable[[], Graph], source: int, target: int) -> dict[str, Any]:
-        """The heads of one edge; see `attention.edge_values`.
+    @cached_property
+    def models(self) -> Callable[[str, str], tuple[Model, Scope | None]]:
+        """Loads a model and a scope by their names; the last ones are kept."""
 
-        Args:
-            key: name and state of the graph, under which its attention is kept.
-            graph: opens it.
-            source: number of a node.
-            target: number of a node.
-        """
-        with self._lock:
-            return edge_values(self._attention(key, graph).edge(source, target))
+        def load(model: str, name: str) -> tuple[Model, Scope | None]:
+            return load_model(model), self.scope if isinstance(self.scope, Scope) else load_scope(
+                name
+            ) if name else None
 
-    def head(
-        self, key: tuple[str, str], graph: Callable[[], Graph], where: tuple[int, int, int, int]
-    ) -> dict[str, Any]:
-        """Why a head looks where it looks; see `attention.score_values`.
+        return lru_cache(CACHED)(load)
 
-        Args:
-            key: see `edge`.
-            graph: see `edge`.
-            where: layer, head, and the positions of query and key.
-        """
-        with self._lock:
-            attention = self._attention(key, graph)
-            return score_values(attention, attention.score(*where))
+    def attention(self, graph: Graph) -> Attention:
+        """Explain a graph's attention; hold the lock while the result works."""
+        return explain_attention(self._open(graph)[0], graph, self._open(graph)[1])
 
     def trace(self, graph: Graph, value: Any, read: Callable[[str], Tensor]) -> Graph:
         """Trace a graph's prompt again, for other targets; pins and groups of features are kept.
@@ -78,7 +65,7 @@ class Sessions:
         if wrong:
             raise BadInput(f"A target is {str(wrong[0])[:40]!r}; targets are texts of 1 to {LONGEST_TARGET} "
                            "characters.")  # fmt: skip
-        with self._lock:
+        with self.lock:
             model, scope = self._open(graph)
             targets = [parse(text, model, read) for text in texts]
             same = model.tokenizer is not None and tuple(model.tokens(graph.prompt).tolist()) == graph.tokens
@@ -103,37 +90,19 @@ class Sessions:
             or not 0 < len(plain) <= MOST_EDITS
         ):
             raise BadInput(f'Edits are written {{"edits": [edit...]}}, 1 to {MOST_EDITS} of them.')
-        with self._lock:
+        with self.lock:
             model, scope = self._open(graph)
             edits = [read_edit(edit, scope) for edit in plain]
             return outcome(model, list(graph.tokens), edits, new_tokens=CONTINUED).plain()
 
-    def _attention(self, key: tuple[str, str], graph: Callable[[], Graph]) -> Attention:
-        if key not in self._attentions:
-            opened = graph()
-            model, scope = self._open(opened)
-            self._attentions[key] = explain_attention(model, opened, scope)
-        return _recent(self._attentions, key)
-
     def _open(self, graph: Graph) -> tuple[Model, Scope | None]:
-        given = self.scope.name if isinstance(self.scope, Scope) else self.scope
-        key = (graph.model, given or graph.origin.scope)
         if not graph.origin.facts.get("targets"):
             raise NotFound("This graph was not traced by Glassworks, so its model cannot be run again; trace it here.")
-        if key not in self._models:
-            scope = self.scope if isinstance(self.scope, Scope) else load_scope(key[1]) if key[1] else None
-            self._models[key] = load_model(key[0]), scope
-        return _recent(self._models, key)
+        given = self.scope.name if isinstance(self.scope, Scope) else self.scope
+        return self.models(graph.model, given or graph.origin.scope)
 
 
 def slug(name: str, targets: Any) -> str:
     """A name for the graph of other targets."""
     words = re.sub(r"[^A-Za-z0-9]+", "-", " ".join(targets)).strip("-").lower()
     return f"{name[:80]}-{words[:60] or 'other'}"
-
-
-def _recent(cache: OrderedDict[Any, Any], key: Any) -> Any:
-    cache.move_to_end(key)
-    while len(cache) > CACHED:
-        cache.popitem(last=False)
-    return cache[key]
