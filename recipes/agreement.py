@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from glassworks.artefacts import read_json
 from glassworks.coders import load_scope
 from glassworks.errors import BadArtefact, GlassworksError, NotFound, nearest
@@ -64,53 +62,36 @@ def verify(
 
     Raises:
         NotFound: there are no numbers of this scope.
+        BadArtefact: the file holds something else.
     """
-    known = references(numbers or NUMBERS)
-    chosen = [each for each in known if _ending(each.scope) == _ending(reference)]
-    if not chosen:
-        raise NotFound(f"There are no numbers of {reference}; {nearest(reference, [each.scope for each in known])}.")
-    return [row for each in chosen for row in _compare(reference, each, model or each.model, device)]
-
-
-def references(file: Path) -> list[Reference]:
-    """Read numbers from a file; BadArtefact where it is something else."""
+    file, rows = numbers or NUMBERS, []
     try:
-        return [Reference(**plain) for plain in read_json(file)]
+        known = [Reference(**plain) for plain in read_json(file)]
     except TypeError as error:
         raise BadArtefact(f"The file {file} holds no reference numbers ({error}).") from error
 
+    def ending(name: str) -> str:
+        return name.rstrip("/").rsplit("/", 1)[-1]
 
-def measure(latents: torch.Tensor) -> dict[str, int | float]:
-    """What is compared, of one token's latents (d_latent): how many, the largest, and their sum."""
-    top = latents.max(0)
-    facts: dict[str, int | float] = {"l0": int((latents > 0).sum()), "top_index": int(top.indices)}
-    return facts | {"top_value": float(top.values), "sum": float(latents.double().sum())}
-
-
-def _ending(name: str) -> str:
-    return name.rstrip("/").rsplit("/", 1)[-1]
-
-
-def _compare(scope: str, wanted: Reference, model: str, device: str) -> list[dict[str, Any]]:
-    coder = load_scope(scope)[wanted.coder]
-    site = coder.reads[0]
-    activations = load_model(model, dtype=wanted.dtype, device=device).capture(wanted.prompt, [site])[site.name]
-    found = measure(coder.encode(activations[-1:].float().cpu()).dense()[0])
-    return [
-        {
-            "coder": wanted.coder,
-            "number": name,
-            "expected": value,
-            "found": found[name],
-            "agrees": _agree(name, value, found[name]),
+    chosen = [wanted for wanted in known if ending(wanted.scope) == ending(reference)]
+    if not chosen:
+        raise NotFound(f"There are no numbers of {reference}; {nearest(reference, [ref.scope for ref in known])}.")
+    for wanted in chosen:
+        coder = load_scope(reference)[wanted.coder]
+        site, loaded = coder.reads[0], load_model(model or wanted.model, dtype=wanted.dtype, device=device)
+        activations = loaded.capture(wanted.prompt, [site])[site.name]
+        latents = coder.encode(activations[-1:].float().cpu()).dense()[0]
+        measured = {
+            "l0": int((latents > 0).sum()),
+            "top_index": int(latents.argmax()),
+            "top_value": float(latents.max()),
+            "sum": float(latents.double().sum()),
         }
-        for name, value in wanted.expected.items()
-    ]
-
-
-def _agree(name: str, expected: int | float, found: int | float) -> bool:
-    scale = 1.0 if name in ("l0", "top_index") else abs(expected)
-    return abs(found - expected) <= TOLERANCE[name] * scale
+        for name, value in wanted.expected.items():
+            allowed = TOLERANCE[name] * (1.0 if name in ("l0", "top_index") else abs(value))
+            row = {"coder": wanted.coder, "number": name, "expected": value, "found": measured[name]}
+            rows.append(row | {"agrees": abs(measured[name] - value) <= allowed})
+    return rows
 
 
 def main() -> None:

@@ -48,7 +48,8 @@ class Sessions:
 
     def attention(self, graph: Graph) -> Attention:
         """Explain a graph's attention; hold the lock while the result works."""
-        return explain_attention(self._open(graph)[0], graph, self._open(graph)[1])
+        model, scope = self._open(graph)
+        return explain_attention(model, graph, scope)
 
     def trace(self, graph: Graph, value: Any, read: Callable[[str], Tensor]) -> Graph:
         """Trace a graph's prompt again, for other targets; pins and groups of features are kept.

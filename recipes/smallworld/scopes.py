@@ -151,8 +151,8 @@ def train_suite(
     Returns:
         A scope of folded JumpReLU coders, without labels or evidence.
     """
-    with TemporaryDirectory() as passing:
-        store = (folder or Path(passing)) / "store"
+    with TemporaryDirectory() as temporary:
+        store = (folder or Path(temporary)) / "store"
         sites = [site for coders in suite.coders for kind in coders.sites for site in model.sites(kind)]
         harvest(model, documents, list(dict.fromkeys(sites)), store, Reading(untrained=("bos",)))
         rows = load_store(store)

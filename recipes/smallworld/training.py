@@ -11,8 +11,7 @@ weights. This file must not know how models are measured or stored.
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -140,18 +139,38 @@ def train(run: Run, tokenizer: Tokenizer, folder: Path, report: Report) -> bool:
     Returns:
         Whether the run reached its last step.
     """
-    saved, rows = time.monotonic(), None
-    with _one_thread(), _stop_signals() as stopped:
+    stopped: list[int] = []
+    threads, before = torch.get_num_threads(), {}
+    torch.set_num_threads(1)  # small matrices gain nothing from more threads, and sums keep their order
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, lambda number, frame: stopped.append(number))
+    except ValueError:
+        pass  # only the main thread may set handlers; elsewhere the caller has to stop us
+    try:
+        saved, rows = time.monotonic(), None
         while run.step < run.recipe.steps and not stopped:
             part, index = divmod(run.step, BATCHES_PER_PART)
             if rows is None or index == 0:
                 rows = training_rows(tokenizer, run.recipe, part, run.stream)
             batch = rows.slice(index * run.recipe.rows, (index + 1) * run.recipe.rows)
-            loss = _step(run, batch)
-            report(run.step, loss, int((batch.documents >= 0).sum()))
+            for group in (group for optimiser in run.optimisers for group in optimiser.param_groups):
+                group["lr"] = rate_at(run.step, run.recipe)
+            loss = loss_of(run.model, batch)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(run.model.parameters(), 1.0)
+            for optimiser in run.optimisers:
+                optimiser.step()
+                optimiser.zero_grad(set_to_none=True)
+            run.step += 1
+            report(run.step, loss.item(), int((batch.documents >= 0).sum()))
             if time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
                 save_checkpoint(run, folder)
                 saved = time.monotonic()
+    finally:
+        torch.set_num_threads(threads)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     save_checkpoint(run, folder)
     return run.step == run.recipe.steps
 
@@ -176,21 +195,6 @@ def loss_of(model: Gemma3ForCausalLM, rows: Rows) -> Float[Tensor, ""]:
     logits = model.lm_head(hidden[:, :-1][counted])
     losses = torch.nn.functional.cross_entropy(logits, rows.ids[:, 1:][counted], reduction="none")
     return (losses * weights[counted]).sum() / weights[counted].sum()
-
-
-def _step(run: Run, rows: Rows) -> float:
-    rate = rate_at(run.step, run.recipe)
-    for optimiser in run.optimisers:
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-    loss = loss_of(run.model, rows)
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(run.model.parameters(), 1.0)
-    for optimiser in run.optimisers:
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-    run.step += 1
-    return loss.item()
 
 
 def save_checkpoint(run: Run, folder: Path) -> None:
@@ -230,31 +234,3 @@ def load_checkpoint(run: Run, folder: Path) -> None:
     run.model.load_state_dict(state["model"])
     for optimiser, saved in zip(run.optimisers, state["optimisers"], strict=True):
         optimiser.load_state_dict(saved)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Use one thread: small matrices gain nothing from more, and sums keep their order."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM in a list instead of dying in the middle of a step."""
-    received: list[int] = []
-    before = {}
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, lambda number, frame: received.append(number))
-    except ValueError:
-        pass  # only the main thread may set handlers; elsewhere the caller has to stop us
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
