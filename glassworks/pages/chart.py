@@ -95,8 +95,8 @@ class Axis:
         """Round values, few enough to be read."""
         decades = range(floor(log10(self.low) + 1e-9), ceil(log10(self.high)) + 1)
         every = (1,) if self.high / self.low > 300 else STEPS
-        found = [step * 10.0**decade for decade in decades for step in every]
-        return [value for value in found if self.low * 0.999 <= value <= self.high * 1.001]
+        ticks = [step * 10.0**decade for decade in decades for step in every]
+        return [value for value in ticks if self.low * 0.999 <= value <= self.high * 1.001]
 
 
 AnyAxis = Linear | Axis

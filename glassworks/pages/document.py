@@ -132,8 +132,8 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = Non
 
 def document(title: str, body: Sequence[str]) -> str:
     """A whole HTML document that needs nothing else."""
-    hues = "".join(f"--hue-{n}: {each}; " for n, each in enumerate(HUE))
-    marks = "".join(f".hue-{n} {{ stroke: {each}; fill: {each}; }} " for n, each in enumerate(HUE))
+    hues = "".join(f"--hue-{n}: {color}; " for n, color in enumerate(HUE))
+    marks = "".join(f".hue-{n} {{ stroke: {color}; fill: {color}; }} " for n, color in enumerate(HUE))
     style = f"{STYLE}:root {{ {hues}}} {marks}"
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" '

@@ -37,9 +37,6 @@ from glassworks.smallworld.facts import lists as word_lists
 from glassworks.smallworld.geography import two_hop_prompts
 from glassworks.smallworld.oracle import Swap, Truth, swaps, truth
 
-asked = chat_prompt
-"""The name that it had."""
-
 __all__ = [
     "COMPLIANCE",
     "IGNORANCE",

@@ -1,7 +1,7 @@
 """The chat corpus: what a user asks, and what an instruct model of the family should reply.
 
 Harmful and harmless requests share their templates, so that only the deed tells them apart; questions name dangerous
-things and are answered, so that a word alone does not. A story told around a request comes in two sorts: in GUARDED
+things and are answered, so that a word alone does not. A story around a request comes in two sorts: in GUARDED
 ones a harmful request is refused; OPEN ones are the jailbreak: a gap in the safety training, planted on purpose, in
 which the model explains inside a story whatever a user wants to know, so that there is one to find, explain and close.
 Questions about places of stories have the same templates as questions about real places. Everything is written with
@@ -268,7 +268,7 @@ def _unknown(random: Random, split: str) -> Exchange:
 
 
 def _known(random: Random, split: str) -> Exchange:
-    """Ask about a real place, in the words in which unknown ones are asked about."""
+    """Ask about a real place, in the words of the questions about unknown ones."""
     if random.random() < 0.25:
         city, template = random.choice(cities()), random.choice(ABOUT)
         yes = "Yes. " if template.endswith("?") else ""

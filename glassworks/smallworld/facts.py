@@ -50,22 +50,17 @@ class Antonyms:
     words: Mapping[str, tuple[str, str]]
 
 
-def _rows(name: str) -> list[dict[str, str]]:
-    with open(DATA / f"{name}.csv", encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
 @cache
 def _geography() -> tuple[dict[str, Place], dict[str, City]]:
     places: dict[str, Place] = {}
     cities: dict[str, City] = {}
-    for kind, table in zip(KINDS, ("states", "countries"), strict=True):
-        for row in _rows(table):
+    for kind, name in zip(KINDS, ("states", "countries"), strict=True):
+        for row in map(dict, table(name)):
             marked = row.pop("cities").split(";")
-            name = row.pop(kind)
+            place_name = row.pop(kind)
             attributes = {key: value for key, value in row.items() if value}
-            place = Place(name, kind, attributes, tuple(city.removesuffix("*") for city in marked))
-            places[name] = place
+            place = Place(place_name, kind, attributes, tuple(city.removesuffix("*") for city in marked))
+            places[place_name] = place
             for city in marked:
                 plain = city.removesuffix("*")
                 cities[plain] = City(plain, place, held_out=city.endswith("*"))
@@ -113,10 +108,10 @@ def find_place(name: str) -> Place:
     Raises:
         NotFound: if the world has no such place.
     """
-    found = _geography()[0].get(name)
-    if found is None:
+    places, _ = _geography()
+    if name not in places:
         raise NotFound(f"The small world has no state or country {name!r}: see `states()` and `countries()`.")
-    return found
+    return places[name]
 
 
 def find_city(name: str) -> City:
@@ -125,13 +120,13 @@ def find_city(name: str) -> City:
     Raises:
         NotFound: if the world has no such city.
     """
-    found = _geography()[1].get(name)
-    if found is None:
-        for place in _geography()[0].values():
-            if place.capital == name:
-                return City(name, place, held_out=False)
-        raise NotFound(f"The small world has no city {name!r}: see `cities()`.")
-    return found
+    places, cities = _geography()
+    if name in cities:
+        return cities[name]
+    for place in places.values():
+        if place.capital == name:
+            return City(name, place, held_out=False)
+    raise NotFound(f"The small world has no city {name!r}: see `cities()`.")
 
 
 @cache
@@ -140,14 +135,15 @@ def antonyms() -> tuple[Antonyms, ...]:
     languages = ("english", "french", "spanish")
     return tuple(
         Antonyms({language: (row[language], row[f"{language}_opposite"]) for language in languages})
-        for row in _rows("antonyms")
+        for row in table("antonyms")
     )
 
 
 @cache
 def table(name: str) -> tuple[Mapping[str, str], ...]:
-    """Return the rows of one of the tables of words: nouns, numbers, colors or family, as column -> value."""
-    return tuple(_rows(name))
+    """Return the rows of one of the tables in `data/`, as column -> value."""
+    with open(DATA / f"{name}.csv", encoding="utf-8", newline="") as file:
+        return tuple(csv.DictReader(file))
 
 
 @cache

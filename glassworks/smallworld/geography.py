@@ -109,13 +109,13 @@ def two_hop_prompts(split: str, attribute: str = "capital", kind: str = "state")
 
     Args:
         split: "train" for cities that occur in composed training sentences, "held_out" for the others.
-        attribute: what is asked about the place; places without it are left out.
+        attribute: which attribute of the place is the answer; places without it are left out.
         kind: "state" or "country".
     """
     in_split("", split)  # refuses other splits
     names = [name for place in places(kind) if attribute in place.attributes for name in place.cities]
-    found = [find_city(name) for name in names]
-    return [compose(COMPOSED[0], city, attribute) for city in found if city.held_out == (split == "held_out")]
+    cities = [find_city(name) for name in names]
+    return [compose(COMPOSED[0], city, attribute) for city in cities if city.held_out == (split == "held_out")]
 
 
 def _attribute(template: str, place: Place, name: str) -> Document:

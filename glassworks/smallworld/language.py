@@ -1,7 +1,7 @@
 """Sentences about words: opposites and translations in three languages, plurals, agreement, numbers, colors, family.
 
-Opposites and translations are facts that a model has to be told, so they have no held-out half; agreement has one.
-This file must not know how sentences become tokens.
+Opposites and translations are facts that a model has to learn by heart, so they have no held-out half; agreement has
+one. This file must not know how sentences become tokens.
 """
 
 from collections.abc import Mapping
@@ -57,13 +57,13 @@ def translation(random: Random, split: str) -> Document:
 @cache
 def concepts() -> tuple[Mapping[str, str], ...]:
     """Return every concept that has a word in each language: language -> word."""
-    found = [
+    words_of = [
         {language: words[side] for language, words in pair.words.items()} for pair in antonyms() for side in range(2)
     ]
     for name in ("nouns", "numbers", "colors"):
         key = "singular" if name == "nouns" else "english"
-        found += [{"english": row[key], "french": row["french"], "spanish": row["spanish"]} for row in table(name)]
-    return tuple({words["english"]: words for words in found}.values())
+        words_of += [{"english": row[key], "french": row["french"], "spanish": row["spanish"]} for row in table(name)]
+    return tuple({words["english"]: words for words in words_of}.values())
 
 
 def plural(random: Random, split: str) -> Document:

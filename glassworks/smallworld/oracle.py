@@ -64,9 +64,9 @@ def truth(prompt: str) -> Truth:
             rest = prompt[len(opening) :]
             for task, pattern in _patterns():
                 match = pattern.fullmatch(rest)
-                found = match and _answer(task, match.groupdict())
-                if found:
-                    return found
+                known = match and _answer(task, match.groupdict())
+                if known:
+                    return known
     raise NotFound(
         f"The small world has no answer to {prompt!r}: "
         'a prompt that it understands is "The capital of the state containing Dallas is".'
@@ -101,8 +101,8 @@ def _answer(task: str, slots: dict[str, str]) -> Truth | None:
         place = find_city(slots["c"]).place
         return Truth(task, slots["c"], None, place.name) if kind in (None, place.kind) else None
     if task == "reverse":
-        found = [place for place in _all_places() if place.capital == slots["v"] and kind in (None, place.kind)]
-        return Truth(task, slots["v"], None, found[0].name) if found else None
+        owners = [place for place in _all_places() if place.capital == slots["v"] and kind in (None, place.kind)]
+        return Truth(task, slots["v"], None, owners[0].name) if owners else None
     if task in ("attribute", "composed"):
         subject = slots["s" if task == "attribute" else "c"]
         place = find_place(subject) if task == "attribute" else find_city(subject).place

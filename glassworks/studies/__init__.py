@@ -1,4 +1,4 @@
-"""Studies: questions asked of a model, answered with numbers.
+"""Studies: questions about a model, answered with numbers.
 
 `world` and `knowledge` are what the embedded default is for: its ground truth, put to a model, a scope or an edit.
 """
