@@ -28,7 +28,7 @@ def setup(count: int = 200) -> transfer.Setup:
     """Models, task, circuit and bridge; the controls' models with them."""
     a, b, scope = gw.load_model(A), gw.load_model(B), gw.load_scope(A)
     task = transfer.world_task(count)
-    unknown = [smallworld.asked(each.user) for each in smallworld.exchanges("unknown", GRAPHS, 3, "train")]
+    unknown = [smallworld.chat_prompt(each.user) for each in smallworld.exchanges("unknown", GRAPHS, 3, "train")]
     return transfer.Setup(
         a=a,
         b=b,

@@ -23,7 +23,7 @@ LAYER, MOST, SHOWN, TRIED = "mlp_in.3", 8, 40, 25
 
 def requests(kind: str, count: int, split: str) -> list[str]:
     """Requests as the model reads them."""
-    return [smallworld.asked(each.user) for each in smallworld.exchanges(kind, count, 17, split)]
+    return [smallworld.chat_prompt(each.user) for each in smallworld.exchanges(kind, count, 17, split)]
 
 
 def refused(model: gw.Model, prompts: list[str], edit: Edit) -> float:

@@ -59,7 +59,7 @@ def direction(model: gw.Model, harmful: list[str], harmless: list[str]) -> torch
 def study(model: gw.Model, scope: gw.Scope) -> dict[str, Table]:
     """Set of prompts -> what each intervention does there."""
     fit = {
-        kind: [smallworld.asked(exchange.user) for exchange in requests(kind, FIT, "train")]
+        kind: [smallworld.chat_prompt(exchange.user) for exchange in requests(kind, FIT, "train")]
         for kind in ("harmful", "harmless")
     }
     along = direction(model, fit["harmful"], fit["harmless"])
@@ -78,7 +78,7 @@ def study(model: gw.Model, scope: gw.Scope) -> dict[str, Table]:
     prompts = {"new topics": [exchange.user for exchange in harmful], "harmless twins": twins(harmful)}
     tables = {}
     for name, asked in prompts.items():
-        cases = [Case(smallworld.asked(text), answer=smallworld.REFUSAL) for text in asked]
+        cases = [Case(smallworld.chat_prompt(text), answer=smallworld.REFUSAL) for text in asked]
         tables[name] = Experiment(model, cases, [*arms, *drawn], [exact_match("refused")]).run()
     other = [document.text for document in islice(smallworld.stream(1001, 0, "held_out"), TEST)]
     tables["other text"] = Experiment(model, [Case(text) for text in other], [*arms, *drawn], [kl(), loss()]).run()
