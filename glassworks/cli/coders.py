@@ -58,7 +58,7 @@ def evaluate(
 ) -> None:
     """Measure a scope: variance unexplained, sparsity, dead latents, and what the model's prediction loses."""
     with status("Measuring ..."):
-        from glassworks import artefacts, evals
+        from glassworks import artefacts, experiments
         from glassworks.coders import load_scope
         from glassworks.harvest import Contexts, Corpus, Reading, load_store
         from glassworks.models import load_model
@@ -68,7 +68,7 @@ def evaluate(
         manifest = artefacts.read_json(place / artefacts.MANIFEST) if place and artefacts.is_artefact(place) else {}
         if manifest.get("kind") == "store":
             chosen = {name: scope[name] for name in names}
-            measured = evals.described(chosen, evals.fidelities(chosen, [load_store(str(place))], tokens))
+            measured = experiments.described(chosen, experiments.fidelities(chosen, [load_store(str(place))], tokens))
         else:
             loaded = load_model(model or scope.model, device=device)
             if text:
@@ -76,14 +76,14 @@ def evaluate(
                 documents = [context.tokens for context in contexts]
             else:
                 documents = _held_out_documents(loaded, tokens)
-            measured = evals.measure(loaded, scope, documents, names=names)
+            measured = experiments.measure(loaded, scope, documents, names=names)
         if save:
             if scope.folder is None:
                 raise BadInput(f"The figures cannot be saved: {scope.name} is no scope of Glassworks in a folder.")
             artefacts.replace_fields(scope.folder, "scope", {"metrics": scope.metrics | dict(measured)})
         if page:
-            write_page(page, evals.page(measured, f"{reference}: fidelity"))
-    show({"scope": reference, **measured}, as_json, {"scope": reference, "coders": evals.figures(measured)})
+            write_page(page, experiments.page(measured, f"{reference}: fidelity"))
+    show({"scope": reference, **measured}, as_json, {"scope": reference, "coders": experiments.figures(measured)})
 
 
 def _reading(scope: "Scope", place: str) -> "list[Entry]":

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from glassworks.coders import Coder
 from glassworks.edits import Edit, Features, Target
 from glassworks.errors import BadInput, Unsupported
-from glassworks.evals import Rebuilder, writers
 from glassworks.experiments.cases import Batch, Case
+from glassworks.experiments.rebuild import Rebuilder, writers
 from glassworks.harvest import pad
 from glassworks.models import Model, Tap, starting
 from glassworks.sites import KINDS, Site

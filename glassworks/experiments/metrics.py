@@ -15,8 +15,8 @@ from torch import Tensor
 
 from glassworks.coders import Coder
 from glassworks.errors import BadInput
-from glassworks.evals import Rebuilder
 from glassworks.experiments.cases import Batch
+from glassworks.experiments.rebuild import Rebuilder
 from glassworks.sites import Site
 
 Values = Float[Tensor, "row k"]

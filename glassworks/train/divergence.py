@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from glassworks.evals import replacing
+from glassworks.experiments import replacing
 from glassworks.harvest import pad
 from glassworks.models import Model
 from glassworks.sites import Site

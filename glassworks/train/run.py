@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from glassworks.coders import Affine, Coder, Crosscoder, CrossLayer, Latents, Transcoder, fold, unit_decoder
-from glassworks.evals import Meter
+from glassworks.experiments import Meter
 from glassworks.sites import Site
 from glassworks.train.output import Batch, CoderOutput, CoderPart, PartOutput, side_by_side
 from glassworks.train.selection import LargestOfBatch, encode

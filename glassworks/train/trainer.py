@@ -13,7 +13,7 @@ from torch import Tensor
 
 from glassworks.coders import Affine, Scope, Shelf, entry_of, replacement_of
 from glassworks.errors import BadInput, GlassworksError, nearest
-from glassworks.evals import Meter
+from glassworks.experiments import Meter
 from glassworks.harvest import Stream
 from glassworks.train.output import Batch
 from glassworks.train.run import TrainingRun
@@ -148,7 +148,7 @@ class Trainer:
             batches: how many.
 
         Returns:
-            Coder -> the figures of `evals.Fidelity`, as plain values.
+            Coder -> the figures of `experiments.Fidelity`, as plain values.
         """
         meters = {
             name: Meter([site.name for site in coder.writes], coder.d_latent) for name, coder in scope.coders.items()

@@ -16,7 +16,7 @@ from torch import Tensor
 from glassworks.coders import Coder, Transcoder
 from glassworks.edits import add_vector
 from glassworks.errors import BadInput, Unsupported
-from glassworks.evals import Fidelity, fidelity
+from glassworks.experiments import Fidelity, fidelity
 from glassworks.harvest import Contexts, Live, Reading, record
 from glassworks.models import Model
 from glassworks.sites import Site

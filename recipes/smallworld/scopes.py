@@ -16,7 +16,7 @@ import torch
 from glassworks import smallworld
 from glassworks.coders import Crosscoder, Scope, Shelf, Transcoder, replacement_of
 from glassworks.errors import BadInput
-from glassworks.evals import measure
+from glassworks.experiments import measure
 from glassworks.harvest import Activations, Reading, Rows, harvest, load_store
 from glassworks.models import Model
 from glassworks.train import (

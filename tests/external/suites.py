@@ -5,7 +5,7 @@
 One harvest a model fills a store; our fleet trains SAEs on the residual stream and transcoders of every layer, three
 sparsities each, from it. dictionary_learning trains the same SAEs and sparsify the same transcoders (no library
 trains both) on the same rows in the same order, each in its own environment in FOLDER (default: build/external). All
-are measured by `evals` on held-out text. Figures go to benchmarks/results/suites.json, curves to suites.html there.
+are measured by `experiments` on held-out text. Figures go to benchmarks/results/suites.json, curves to suites.html.
 """
 
 import json
@@ -22,7 +22,7 @@ from run import ROOT, environment
 from safetensors.torch import save_file
 from torch import Tensor
 
-from glassworks import evals, load_model, load_scope, pages
+from glassworks import experiments, load_model, load_scope, pages
 from glassworks.coders import Scope, Shelf, Transcoder, entry_of
 from glassworks.harvest import Contexts, Reading, Statistics, Store, Storing, Stream, harvest
 from glassworks.models import Model
@@ -137,7 +137,7 @@ def suite(name: str, folder: Path) -> dict[str, Any]:
     scope = fit(Trainer(coders, stream)).scope(name, name)
     seconds = {"glassworks": time.perf_counter() - began} | peers(coders, store, order, home, folder)
     documents = [each.tokens for each in Contexts(model, held_out, Reading(context=256))][:CONTEXTS]
-    ours, others = (evals.measure(model, each, documents) for each in (scope, theirs(coders, home, name)))
+    ours, others = (experiments.measure(model, each, documents) for each in (scope, theirs(coders, home, name)))
     return {"seconds": seconds, "members": dict(rows(ours, others)), "sets": dict(together(ours, others))}
 
 

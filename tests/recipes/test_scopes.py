@@ -10,7 +10,7 @@ import glassworks as gw
 from glassworks import artefacts, hub
 from glassworks.coders import JumpReLU, Scope
 from glassworks.errors import BadInput
-from glassworks.evals import measure
+from glassworks.experiments import measure
 from glassworks.models import Model
 from recipes.smallworld import Coders, Suite, train_suite, world_text
 

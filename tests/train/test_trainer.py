@@ -7,7 +7,7 @@ import torch
 
 from glassworks.coders import load_scope, save_scope
 from glassworks.errors import BadInput, GlassworksError, NotFound
-from glassworks.evals import fidelity
+from glassworks.experiments import fidelity
 from glassworks.harvest import Recording, Rows
 from glassworks.sites import Site
 from glassworks.train import (

@@ -8,8 +8,8 @@ import transformers
 
 from glassworks.coders import Coder, Crosscoder, CrossLayer, JumpReLU, Scope, Transcoder
 from glassworks.errors import BadInput
-from glassworks.evals import Losses, Trial, coded, constant, measure, recovered, replacing, sets
-from glassworks.harvest import pad, record
+from glassworks.experiments import Case, Coders, Constant, Experiment, Table, kl, loss, measure, replacing, sets
+from glassworks.harvest import pad
 from glassworks.models import Model
 from glassworks.sites import Site
 
@@ -47,52 +47,59 @@ def exact(model: Model, layer: int) -> Transcoder:
     return Transcoder(Site("mlp_in", layer), Site("mlp_out", layer), gate, weights).requires_grad_(False)
 
 
-def sites(coders):
-    return [site for coder in coders for site in (coder.reads[0], coder.writes[0])]
+def lost(model: Model, coders: list[Transcoder], first: int = 0, answers: bool = False) -> Table:
+    """Losses with coders in place, with their means and with zeros; coders act from a position on."""
+    kept = [[position >= first for position in range(len(ids))] for ids in DOCUMENTS]
+    rows = {coder.writes[0]: torch.cat([model.capture(ids, [coder.writes[0]])[str(coder.writes[0])][first:]
+                                        for ids in DOCUMENTS]).mean(0) for coder in coders}  # fmt: skip
+    arms = [Coders("replaced", coders), Constant("ablated", rows)]
+
+    def last(batch):
+        return (batch.place == batch.lengths[:, None] - 1).double()
+
+    metrics = [loss(marks=last if answers else None), kl()]
+    return Experiment(model, [Case(ids, kept=marks) for ids, marks in zip(DOCUMENTS, kept, strict=True)], arms,
+                      metrics).run()  # fmt: skip
 
 
-def means(coders, recording):
+def means(model: Model, coders: list[Transcoder], first: int) -> list[Transcoder]:
     silent = []
     for coder in coders:
-        weights = coder.weights() | {"b_dec": recording.values[coder.writes[0].name].mean(0)}
+        site = coder.writes[0]
+        rows = torch.cat([model.capture(ids, [site])[str(site)][first:] for ids in DOCUMENTS])
+        weights = coder.weights() | {"b_dec": rows.mean(0)}
         gate = JumpReLU(torch.full((coder.d_latent,), 1e9))
-        silent.append(Transcoder(coder.reads[0], coder.writes[0], gate, weights).requires_grad_(False))
+        silent.append(Transcoder(coder.reads[0], site, gate, weights).requires_grad_(False))
     return silent
 
 
 @pytest.mark.parametrize("first", [0, 1])
 def test_exact_coders_recover_all_and_means_nothing(model: Model, first: int):
     coders = [exact(model, layer) for layer in range(2)]
-    recording = record(model, DOCUMENTS, sites(coders), first)
-    best = recovered(model, coders, DOCUMENTS, recording, None, first)
-    assert best.replaced == pytest.approx(best.true, abs=1e-5)
-    assert best.share == pytest.approx(1.0, abs=1e-3)
-    worst = recovered(model, means(coders, recording), DOCUMENTS, recording, None, first)
-    assert worst.replaced == pytest.approx(worst.ablated, abs=1e-6)
-    assert worst.share == pytest.approx(0.0, abs=1e-4)
+    best = lost(model, coders, first)
+    assert best.value("loss", "replaced") == pytest.approx(best.value("loss"), abs=1e-5)
+    assert best.recovered("loss", "replaced", "ablated").value == pytest.approx(1.0, abs=1e-3)
+    worst = lost(model, means(model, coders, first), first)
+    assert worst.value("loss", "replaced") == pytest.approx(worst.value("loss", "ablated"), abs=1e-6)
+    assert worst.recovered("loss", "replaced", "ablated").value == pytest.approx(0.0, abs=1e-4)
 
 
 def test_the_true_loss_is_that_of_transformers(model: Model):
-    coders = [exact(model, 0)]
-    recording = record(model, DOCUMENTS, sites(coders))
     total, count = 0.0, 0
     for each in DOCUMENTS:
         ids = torch.tensor([each])
         total += float(model.hf(ids, labels=ids).loss.double()) * (len(each) - 1)
         count += len(each) - 1
-    assert recovered(model, coders, DOCUMENTS, recording).true == pytest.approx(total / count, rel=1e-5)
+    assert lost(model, [exact(model, 0)]).value("loss") == pytest.approx(total / count, rel=1e-5)
 
 
 def test_answers_are_counted_alone(model: Model):
-    coders = [exact(model, 0)]
-    recording = record(model, DOCUMENTS, sites(coders))
-    last = [[False] * (len(each) - 1) + [True] for each in DOCUMENTS]
     losses = []
     for each in DOCUMENTS:
         logits = model.hf(torch.tensor([each])).logits[0, -2].double()
         losses.append(float(torch.nn.functional.cross_entropy(logits, torch.tensor(each[-1]))))
-    measured = recovered(model, coders, DOCUMENTS, recording, last).true
-    assert measured == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+    measured = lost(model, [exact(model, 0)], answers=True)
+    assert measured.value("loss") == pytest.approx(sum(losses) / len(losses), rel=1e-5)
 
 
 def test_positions_that_are_not_real_keep_their_own(model: Model):
@@ -159,7 +166,7 @@ def exact_joint(model: Model) -> dict[str, Coder]:
     }
 
 
-def test_every_kind_stands_in(model: Model):
+def test_every_kind_replaces_activations(model: Model):
     coders = exact_joint(model)
     scope = Scope("s", "linear", coders, ["clt"])
     found = measure(model, scope, DOCUMENTS)
@@ -177,21 +184,22 @@ def test_every_kind_stands_in(model: Model):
 
 def test_later_layers_read_the_replaced_model(model: Model):
     """With layer 0 zeroed, an exact coder of layer 1 gives what the model itself gives then."""
-    zero = constant({Site("mlp_out", 0): torch.zeros(WIDTH)})
-    together = dict(zero.stands) | dict(coded([exact(model, 1)]).stands)
-    ids, real = pad(DOCUMENTS[:4])
-    with replacing(model, zero.stands, real):
-        wanted = model.hf(ids).logits[real]
-    with replacing(model, together, real):
-        found = model.hf(ids).logits[real]
-    assert torch.allclose(found, wanted, atol=1e-4)
+    silent = exact(model, 0)
+    silent.activation = JumpReLU(torch.full((silent.d_latent,), 1e9))
+    silent.b_dec.zero_()
+    zero = Constant("zero", {Site("mlp_out", 0): torch.zeros(WIDTH)})
+    arms = [zero, Coders("both", [silent, exact(model, 1)])]
+    measured = Experiment(model, [Case(ids) for ids in DOCUMENTS], arms, [kl("token"), loss("token")]).run()
+    losses = [measured.where(metric="loss token", intervention=name)["value"] for name in ("zero", "both")]
+    assert losses[1] == pytest.approx(losses[0], abs=1e-4)
+    assert measured.where(metric="kl token", intervention="zero")["value"].max() > 1e-3
 
 
 def test_what_lies_ahead_is_read_from_the_unchanged_model(model: Model):
     coder = exact_joint(model)["crosscoder"]
     first, last = coder.writes
-    assert coded([coder]).clean == {last}
-    assert not coded([coder], [last]).clean
+    assert Coders("both", [coder]).reads == [last]
+    assert not Coders("last", [coder], [last]).reads
     ids, real = pad(DOCUMENTS[:4])
     seen = {}
     clean, look = {last: torch.full((int(real.sum()), WIDTH), 7.0)}, {first: lambda value: seen.update(value=value)}
@@ -202,8 +210,8 @@ def test_what_lies_ahead_is_read_from_the_unchanged_model(model: Model):
 
 def test_losses_are_their_formulas(model: Model):
     site = Site("mlp_out", 1)
-    zero = constant({site: torch.zeros(WIDTH)})
-    found = Losses(model, {"zero": zero}, DOCUMENTS)
+    arms = [Constant("zero", {site: torch.zeros(WIDTH)})]
+    measured = Experiment(model, [Case(ids) for ids in DOCUMENTS], arms, [loss(), kl()]).run()
     losses, divergences = [], []
     for each in DOCUMENTS:
         ids = torch.tensor([each])
@@ -212,29 +220,26 @@ def test_losses_are_their_formulas(model: Model):
             q = model.hf(ids).logits[0, :-1].double().log_softmax(-1)
         losses += (-q[torch.arange(len(each) - 1), ids[0, 1:]]).tolist()
         divergences += (p.exp() * (p - q)).sum(1).tolist()
-    total = found.tally.total
-    assert int(total[0]) == len(losses)
-    assert float(found.loss(total, ["zero"])) == pytest.approx(sum(losses) / len(losses), rel=1e-6)
-    assert float(found.kl(total, ["zero"])) == pytest.approx(sum(divergences) / len(losses), rel=1e-5)
-    assert float(found.kl(total, ["true"])) == pytest.approx(0.0, abs=1e-12)
-    by_position = found.tally.by("position")
-    assert by_position.sum(0).tolist() == pytest.approx(total.tolist())
+    assert int(measured.where(metric="loss", intervention="zero")["weight"].sum()) == len(losses)
+    assert measured.value("loss", "zero") == pytest.approx(sum(losses) / len(losses), rel=1e-6)
+    assert measured.value("kl", "zero") == pytest.approx(sum(divergences) / len(losses), rel=1e-5)
+    assert measured.value("kl") == pytest.approx(0.0, abs=1e-12)
 
 
 def test_figures_have_intervals_and_strata(model: Model):
     coder = exact(model, 0)
     coder.b_dec.add_(0.3)
-    means = {"mlp_out.0": torch.zeros(WIDTH)}
-    trial = Trial.alone("noisy", coder, means)
-    found = trial.result(Losses(model, trial.replacements, DOCUMENTS))
-    for name, value in (("share", found.share), ("kl", found.kl), ("replaced", found.replaced)):
-        low, high = found.intervals[name]
+    scope = Scope("s", "linear", {coder.id: coder}, [])
+    found = measure(model, scope, DOCUMENTS)["coders"][coder.id]["loss"]
+    for name, value in (("share", found["recovered"]), ("kl", found["kl"]), ("replaced", found["replaced"])):
+        low, high = found["intervals"][name]
         assert low < value < high
-    tokens = [each["tokens"] for each in found.strata["position"].values()]
-    assert sum(tokens) == found.tokens
-    mean = sum(each["tokens"] * each["kl"] for each in found.strata["position"].values()) / found.tokens
-    assert mean == pytest.approx(found.kl)
-    assert found.ablated == found.zeroed
+    for name in ("position", "frequency"):
+        strata = found["strata"][name].values()
+        assert sum(stratum["tokens"] for stratum in strata) == found["tokens"]
+        for figure in ("kl", "true", "replaced"):
+            mean = sum(stratum["tokens"] * stratum[figure] for stratum in strata) / found["tokens"]
+            assert mean == pytest.approx(found[figure])
 
 
 def test_sets_are_alike_in_all_but_their_layer(model: Model):
@@ -247,6 +252,6 @@ def test_sets_are_alike_in_all_but_their_layer(model: Model):
     assert sets(scope, ["mlp_in.0"]) == {}
 
 
-def test_two_coders_cannot_stand_in_at_one_site(model: Model):
+def test_two_coders_cannot_replace_one_site(model: Model):
     with pytest.raises(BadInput, match=r"Several coders write at mlp_out\.0; only one"):
-        coded([exact(model, 0), exact_joint(model)["clt"]])
+        Coders("two", [exact(model, 0), exact_joint(model)["clt"]])

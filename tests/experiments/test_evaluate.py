@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from glassworks import hub, load_model, load_scope
-from glassworks.evals import fidelity, page
+from glassworks.experiments import fidelity, page
 from glassworks.harvest import Storing, harvest, load_store
 
 

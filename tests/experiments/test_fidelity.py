@@ -6,8 +6,8 @@ import torch
 
 from glassworks.coders import Crosscoder, CrossLayer, JumpReLU, Latents, PerToken, ReLU, TopK, Transcoder
 from glassworks.errors import BadInput
-from glassworks.evals import Meter, fidelity, strata
-from glassworks.evals.fidelity import DECADES
+from glassworks.experiments import Meter, fidelity, strata
+from glassworks.experiments.fidelity import DECADES
 from glassworks.sites import Site
 
 READ, WRITE = Site("mlp_in", 0), Site("mlp_out", 0)

@@ -3,20 +3,26 @@
 This module sees activations only, never a model.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from glassworks import stats
 from glassworks.coders import Coder, Latents
 from glassworks.errors import BadInput
-from glassworks.evals.rebuild import Rebuilder, Rows, rows_at
-from glassworks.evals.strata import Strata, by_stratum
-from glassworks.evals.tally import Figure, Groups, Tally, check_groups
+from glassworks.experiments.rebuild import Rebuilder, Rows, rows_at
+
+Groups = Mapping[str, Int[Tensor, " token"]]
+"""Name of a grouping, `document`, -> the number of each token's group."""
+Figure = Callable[[Tensor], Tensor]
+"""A figure from sums of columns on the last axis, whatever the axes before it are."""
+Strata = dict[str, dict[str, dict[str, int | float]]]
+"""Grouping -> group -> figure."""
 
 DENSE = 0.1
 """A latent that is active on a larger share of the tokens is dense."""
@@ -50,7 +56,7 @@ class Fidelity:
         tokens: how many tokens it was measured on.
         sites: fvu at each write site.
         histogram: how many latents are active how often, four bars a decade of frequency from 1e-6 to 1.
-        intervals: 95 % bootstrap intervals over documents of fvu, l0 and cosine; empty where documents were not told.
+        intervals: 95 % bootstrap intervals over documents of fvu, l0 and cosine; empty where documents were not given.
         strata: grouping -> group -> tokens, fvu, l0, cosine; the distances are from the mean of all tokens.
     """
 
@@ -94,7 +100,8 @@ class Meter:
         self.writes = tuple(writes)
         self.centres = {name: mean.double().cpu() for name, mean in (centres or {}).items()}
         self.drift: dict[str, Tensor] = {}
-        self.sums = Tally(3 + 2 * len(self.writes))
+        self.total = torch.zeros(3 + 2 * len(self.writes), dtype=torch.float64)
+        self.sums: dict[str, Tensor] = {}
         self.fired = torch.zeros(d_latent, dtype=torch.long)
         self.shares = torch.zeros(FINE * (HIGH - LOW), dtype=torch.long)
 
@@ -109,14 +116,20 @@ class Meter:
             groups: the tokens' documents and other groupings, as `strata` gives them.
         """
         count = latents.tokens
-        check_groups(groups or {}, count)
+        wrong = {name: len(numbers) for name, numbers in (groups or {}).items() if len(numbers) != count}
+        if wrong:
+            raise BadInput(f"Groups need one number for each of the {count} tokens; these have another count: {wrong}.")
         if not count:
             return
         pairs = [self._site(name, truth[name].double(), rebuilt[name].double()) for name in self.writes]
         cosine = torch.stack([pair[0] for pair in pairs]).mean(0)
         head = [torch.ones(count, dtype=torch.float64), latents.counts.double().cpu(), cosine.cpu()]
         rows = torch.stack([*head, *(column.cpu() for pair in pairs for column in pair[1:])], dim=1)
-        self.sums.add(rows, groups or {})
+        self.total += rows.sum(0)
+        for name, numbers in (groups or {}).items():
+            sums, numbers = self.sums.get(name, rows.new_zeros(0, rows.shape[1])), numbers.cpu()
+            more = max(0, int(numbers.max()) + 1 - len(sums))
+            self.sums[name] = torch.cat([sums, sums.new_zeros(more, rows.shape[1])]).index_add(0, numbers, rows)
         self.fired += torch.bincount(latents.indices.cpu(), minlength=len(self.fired))
         self.shares += _bars((rows[:, 3::2] / rows[:, 4::2]).mean(1))
 
@@ -129,12 +142,12 @@ class Meter:
 
     def mean(self, name: str) -> Float[Tensor, " d"]:
         """The mean of the true activations so far at a write site."""
-        return self.centres[name] + self.drift[name] / float(self.sums.total[0])
+        return self.centres[name] + self.drift[name] / float(self.total[0])
 
     def result(self) -> Fidelity:
         """What was measured so far; BadInput where nothing was added, or nothing varies."""
-        tokens = int(self.sums.total[0])
-        total = self._centred(self.sums.total)
+        tokens = int(self.total[0])
+        total = self._centred(self.total)
         if not tokens or not bool((total[4::2] > 0).all()):
             raise BadInput(f"The activations of {tokens} tokens do not vary; give more text.")
         fvu, cosine, l0 = (float(figure(total)) for figure in FIGURES.values())
@@ -149,9 +162,26 @@ class Meter:
             tokens,
             dict(zip(self.writes, (total[3::2] / total[4::2]).tolist(), strict=True)),
             _histogram(frequency),
-            self.sums.intervals(FIGURES),
-            by_stratum(self.sums, FIGURES),
+            self._intervals(),
+            {
+                grouping: {
+                    name(number): {"tokens": int(sums[0])} | {key: float(get(sums)) for key, get in FIGURES.items()}
+                    for number, sums in enumerate(self.sums.get(grouping, ()))
+                    if sums[0] > 0
+                }
+                for grouping, name in STRATA.items()
+                if grouping in self.sums
+            },
         )
+
+    def _intervals(self) -> dict[str, tuple[float, float]]:
+        """Of each figure, by document; nothing where there are fewer than two."""
+        sums = self.sums.get("document", self.total.new_zeros(0, len(self.total)))
+        sums = sums[sums[:, 0] > 0]
+        if len(sums) < 2:
+            return {}
+        drawn = stats.resampled(sums)
+        return {name: stats.interval(figure(drawn), len(sums)).ends for name, figure in FIGURES.items()}
 
     def _site(self, name: str, y: Tensor, guess: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Cosine, squared error and squared distance from the centre of each token."""
@@ -168,6 +198,45 @@ class Meter:
             if name in self.drift:
                 total[4 + 2 * number] -= float(self.drift[name].square().sum() / total[0])
         return total
+
+
+def strata(
+    tokens: Int[Tensor, " token"],
+    documents: Int[Tensor, " token"],
+    positions: Int[Tensor, " token"],
+    counts: Int[Tensor, " vocabulary"] | None = None,
+) -> Groups:
+    """Group tokens by document, by position (buckets double), and by frequency (buckets of a factor of ten).
+
+    A mean over all tokens hides a coder that fails on rare ones.
+
+    Args:
+        tokens: their ids.
+        documents: which document each comes from.
+        positions: its place there.
+        counts: how often each id occurs, by default among these tokens.
+    """
+    tokens = tokens.long()
+    counts = torch.bincount(tokens) if counts is None else counts
+    share = counts[tokens].double() / counts.sum()
+    return {
+        "document": documents.long(),
+        "position": positions.double().log2().floor().clamp(min=-1).long() + 1,
+        "frequency": (-share.log10()).floor().long(),
+    }
+
+
+def _positions(bucket: int) -> str:
+    first, last = (1 << bucket) >> 1, max(0, (1 << bucket) - 1)
+    return f"{first}" if first == last else f"{first}-{last}"
+
+
+def _frequencies(bucket: int) -> str:
+    return f"{10.0 ** (1 - bucket):g} to {10.0 ** (2 - bucket):g} %"
+
+
+STRATA: dict[str, Callable[[int], str]] = {"position": _positions, "frequency": _frequencies}
+"""Grouping -> the name of each of its groups: positions `4-7`, and `0.1 to 1 %` of all tokens."""
 
 
 @torch.no_grad()
