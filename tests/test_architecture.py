@@ -112,11 +112,6 @@ RIDDLES = set(
 ALLOWED = {
     "coders/headers.py": {"_member", "member", "members"},  # of a zip file
     "coders/scope.py": {"shown", "told"},
-    "evals/__init__.py": {"Stands"},
-    "evals/losses.py": {"stands"},
-    "evals/measure.py": {"members"},  # of a set of coders
-    "evals/replaced.py": {"Stands", "stands"},
-    "experiments/evaluation.py": {"members"},  # of a set of coders
     "smallworld/chat.py": {"story"},  # templates of chats, some of which are stories
     "transfer/protocol.py": {"shown"},
 }

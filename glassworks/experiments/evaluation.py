@@ -288,7 +288,7 @@ def _meter(coder: Coder, part: Activations) -> Meter:
 
 
 def sets(scope: Scope, names: Iterable[str]) -> dict[str, list[str]]:
-    """The sets of a scope's coders that can stand in at once: alike in all but their layer.
+    """The sets of a scope's coders that can replace activations at once: alike in all but their layer.
 
     Args:
         scope: its replacement is the set `replacement`, where all of it is among the names.
@@ -301,9 +301,9 @@ def sets(scope: Scope, names: Iterable[str]) -> dict[str, list[str]]:
             groups.setdefault(_likeness(entry), []).append(entry)
     found = {REPLACEMENT: scope.replacement} if scope.replacement and names >= set(scope.replacement) else {}
     for likeness, entries in groups.items():
-        members = [entry.name for entry in entries]
-        if sorted(members) not in map(sorted, found.values()) and _at_once(scope, entries):
-            found[likeness] = members
+        grouped = [entry.name for entry in entries]
+        if sorted(grouped) not in map(sorted, found.values()) and _at_once(scope, entries):
+            found[likeness] = grouped
     return found
 
 
