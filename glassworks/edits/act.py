@@ -16,7 +16,7 @@ from glassworks.coders import Coder
 from glassworks.edits.targets import Direction, FeatureRef, Features, Heads, Neurons, Target, Whole
 from glassworks.edits.where import Gate, Where, named_positions, position_in
 from glassworks.errors import BadInput, NotFound, Unsupported
-from glassworks.models import Model, Run, Tap
+from glassworks.models import Model, Prompts, Run, Tap
 from glassworks.sites import Site
 
 Clean = Mapping[Site, Tensor] | None
@@ -179,10 +179,13 @@ def wide(value: Tensor) -> Tensor:
     return value.to(torch.promote_types(value.dtype, torch.float32)).flatten(2)
 
 
-def current_run(model: Model) -> Run:
-    """The forward that now runs."""
-    assert model.taps.run is not None
-    return model.taps.run
+def prompts_of(run: Run) -> Prompts:
+    """What the texts of a forward began with; BadInput where that is not known."""
+    if run.prompts is None:
+        raise BadInput(
+            "An edit cannot know where a prompt ends that the key-value cache held before; run it in the same block."
+        )
+    return run.prompts
 
 
 @final
@@ -200,27 +203,29 @@ class GateState:
         """Note where the feature is active; after a key-value cache, beside the tokens that it holds."""
         x = wide(value if self._clean is None else self._clean[self.site])
         active = self._read(x.flatten(0, 1)).reshape(x.shape[:2]) > self._gate.above
-        before, run = self._run, current_run(self._model)
-        if before is not None and run.cached and before.end == run.cached and before.lengths is run.lengths:
-            self._active = torch.cat([self._active, active], dim=1)
+        run = self._model.taps.run
+        if run.follows(self._run) and run.cached >= self._start and len(active) == len(self._active):
+            self._active = torch.cat([self._active[:, : run.cached - self._start], active], dim=1)
         else:
             self._start, self._active = run.cached, active
         self._run = run
 
     def open(self, site: Site, start: int, tokens: int) -> Bool[Tensor, "row #token"]:
         """At which of the tokens from a position on it is open; BadInput where that is not known."""
-        run, feature = current_run(self._model), self._gate.feature
+        run, feature = self._model.taps.run, self._gate.feature
         if self._run is not run:
             raise BadInput(f"The gate {feature} is read at {self.site}, which comes after {site}.")
-        positions = [start]
-        if feature.position is not None:
-            positions = [position_in(feature.position, length) for length in run.lengths]
-        if min(positions) < self._start:
+        at = [start]
+        if feature.position is not None and run.prompts is not None:
+            prompts = zip(run.prompts.firsts, run.prompts.lengths, strict=True)
+            at = [first + position_in(feature.position, length) for first, length in prompts]
+        if min(at) < self._start or (run.prompts is None and feature.position is not None):
             raise BadInput(f"The gate {feature} did not see the tokens of the cache; run them within the same block.")
-        if feature.position is None:
-            return self._active[:, start - self._start :][:, :tokens]
-        at = [position - self._start for position in positions]
-        return self._active[torch.arange(len(at)), at][:, None]
+        if feature.position is not None:
+            return self._active[torch.arange(len(at)), [each - self._start for each in at]][:, None]
+        if start < run.cached and run.prompts is not None and run.prompts.reordered:
+            raise Unsupported(f"The gate {feature} cannot follow beams that change places; generate without beams.")
+        return self._active[:, start - self._start :][:, :tokens]
 
 
 @final
@@ -235,32 +240,36 @@ class ActingTokens:
         """With `beyond` false the edit acts within the prompt only, whatever its place says."""
         self.model, self._gate, self._where = model, gate, where
         inner = where.where if isinstance(where, Gate) else where
+        self._everywhere = beyond and inner == "all"
         self._beyond = beyond and inner in ("all", "generated")
-        self._prompts: tuple[object, object] = (None, None)  # whose positions are known
+        self._prompts: Prompts | None = None  # whose positions are known
         self._positions: list[list[int]] = []
 
-    def positions(self, run: Run) -> list[list[int]]:
+    def positions(self, prompts: Prompts) -> list[list[int]]:
         """The selected positions of each row's prompt, in the order in which they are named."""
-        if self._prompts[0] is not run.ids or self._prompts[1] is not run.lengths or run.ids is None:
-            self._prompts, self._positions = (run.ids, run.lengths), []
-            for row, length in enumerate(run.lengths):
+        if self._prompts is not prompts:
+            self._prompts, self._positions = prompts, []
+            for row, (first, length) in enumerate(zip(prompts.firsts, prompts.lengths, strict=True)):
                 spans = None
-                if run.ids is not None and not isinstance(self._where, str | tuple):
-                    spans = self.model.spans(run.ids[row, :length].tolist())
+                if prompts.ids is not None and not isinstance(self._where, str | tuple):
+                    spans = self.model.spans(prompts.ids[row, first : first + length].tolist())
                 self._positions.append(named_positions(self._where, length, spans))
         return self._positions
 
     def select(self, site: Site, value: Tensor) -> tuple[Int[Tensor, " token"], Int[Tensor, " token"]]:
         """The row and the token of each selected part of a site's value."""
-        run, tokens = current_run(self.model), value.shape[1]
-        start, lengths = run.start(value), run.lengths
-        generated = start >= max(lengths)
-        chosen = torch.full((len(lengths), tokens), generated and self._beyond)
-        if not generated:
-            for row, positions in enumerate(self.positions(run)):
-                chosen[row, [position - start for position in positions if start <= position < start + tokens]] = True
-            if self._beyond:
-                chosen |= torch.arange(start, start + tokens) >= torch.tensor(lengths)[:, None]
+        run, tokens = self.model.taps.run, value.shape[1]
+        start = run.start(value)
+        chosen = torch.full((len(value), tokens), self._beyond)
+        if not self._everywhere or run.prompts is not None:
+            prompts = prompts_of(run)
+            if start < prompts.width:
+                index = torch.arange(start, start + tokens)
+                firsts = torch.tensor(prompts.firsts)[:, None]
+                chosen &= index >= firsts + torch.tensor(prompts.lengths)[:, None]
+                for row, (first, positions) in enumerate(zip(prompts.firsts, self.positions(prompts), strict=True)):
+                    named = [first + position - start for position in positions]
+                    chosen[row, [token for token in named if 0 <= token < tokens]] = True
         if self._gate is not None and bool(chosen.any()):
             chosen &= self._gate.open(site, start, tokens).to(chosen.device)
         row, token = chosen.to(value.device).nonzero(as_tuple=True)
@@ -277,24 +286,27 @@ class Act:
 
     def read(self, value: Tensor) -> None:
         """Find the tokens, read the live (or clean) coordinates there, and keep what they change by."""
-        coordinates, run, self._pending = self._coordinates, current_run(self._tokens.model), None
+        coordinates, run, self._pending = self._coordinates, self._tokens.model.taps.run, None
         row, token = self._tokens.select(coordinates.site, value)
         start, own = run.start(value), None
-        if any(position is not None for position in coordinates.positions):
+        position = token + start
+        if run.prompts is not None:
+            position = position - torch.tensor(run.prompts.firsts, device=token.device)[row]
+        if any(each is not None for each in coordinates.positions):
             # features that name a position change there only; -1 is any position
             own = torch.tensor(
                 [
-                    [-1 if position is None else position_in(position, length) for position in coordinates.positions]
-                    for length in run.lengths
+                    [-1 if each is None else position_in(each, length) for each in coordinates.positions]
+                    for length in prompts_of(run).lengths
                 ],
                 device=row.device,
             )[row]
-            own = (own == (token + start)[:, None]) | (own < 0)
+            own = (own == position[:, None]) | (own < 0)
             kept = own.any(1)
-            row, token, own = row[kept], token[kept], own[kept]
+            row, token, position, own = row[kept], token[kept], position[kept], own[kept]
         if len(row):
             x = wide(value if self._clean is None else self._clean[coordinates.site])[row, token]
-            change = self._change(coordinates.read(x), row, token + start)
+            change = self._change(coordinates.read(x), row, position)
             self._pending = row, token, x, change if own is None else change * own
 
     def writer(self, site: Site) -> Tap:

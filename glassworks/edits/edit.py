@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from glassworks.coders import Coder
-from glassworks.edits.act import Act, ActingTokens, Change, Coordinates, GateState, coordinates_of, current_run, in_turn
+from glassworks.edits.act import Act, ActingTokens, Change, Coordinates, GateState, coordinates_of, in_turn, prompts_of
 from glassworks.edits.targets import Direction, FeatureRef, Features, Heads, Neurons, Target, Whole, shortened
 from glassworks.edits.where import Gate, Where, format_where, named_positions
 from glassworks.errors import BadInput, NotFound, Unsupported, nearest
@@ -176,9 +176,10 @@ class Edit:
             right = number > 0
         else:
             right = number in ((2,) if arity == 2 else (1, count))
+        counted = f"{self.target} takes {count or 'some'} amounts" if arity else f"{self.operation} takes no amounts"
         if not right:
             one = "a lowest and a highest" if arity == 2 else "one value, or one for each" if arity else "none"
-            raise BadInput(f"There are {count} features and {number} values; give {one}.")
+            raise BadInput(f"{counted}, and {number} values were given; give {one}.")
         if any(amount != amount for amount in self.amounts) or (arity == 2 and not self.amounts[0] <= self.amounts[1]):
             raise BadInput(f"The amounts {list(self.amounts)[:4]} are no numbers, or not lowest before highest.")
         if arity != 2 and any(abs(amount) == float("inf") for amount in self.amounts):
@@ -186,7 +187,7 @@ class Edit:
         if (self.unit == "absolute") != (not self.sizes) or not all(0 < size < float("inf") for size in self.sizes):
             raise BadInput(f"The sizes {list(self.sizes)[:4]} do not fit the unit {self.unit}; they must be above 0.")
         if self.sizes and len(self.sizes) not in (1, count):
-            raise BadInput(f"There are {count} features and {len(self.sizes)} sizes; give one, or one for each.")
+            raise BadInput(f"{counted}, and {len(self.sizes)} sizes were given; give one, or one for each.")
 
     def __repr__(self) -> str:
         return f"Edit({self})"
@@ -290,7 +291,7 @@ class Edit:
             values = group.read(model.capture(ids, [group.site])[group.site.name].float().flatten(1)[positions])
 
         def from_source(old: Tensor, row: Tensor, position: Tensor) -> Tensor:
-            named = tokens.positions(current_run(model))
+            named = tokens.positions(prompts_of(model.taps.run))
             wrong = [len(replaced) for replaced in named if len(replaced) != len(values)]
             if wrong:
                 raise BadInput(f"The patch takes {len(values)} tokens of its source for {wrong[0]}; name as many in "

@@ -3,7 +3,7 @@
 from glassworks.models.architectures import families
 from glassworks.models.load import load_model, load_vocabulary
 from glassworks.models.model import Edit, Model, Prediction
-from glassworks.models.run import Run, cache_name
+from glassworks.models.run import Prompts, Run, cache_name
 from glassworks.models.scoring import Projection, Scorer
 from glassworks.models.skipping import ending, starting
 from glassworks.models.taps import Tap
@@ -18,6 +18,7 @@ __all__ = [
     "Prediction",
     "Projection",
     "Prompt",
+    "Prompts",
     "Run",
     "Scorer",
     "Tap",

@@ -17,9 +17,9 @@ NAME = "glassworks"
 
 Inside = Callable[[str, Tensor], Tensor]
 
-LISTENERS: WeakKeyDictionary[nn.Module, Inside] = WeakKeyDictionary()
-"""Attention modules with a listener: called with `q`, `k`, `v` or `pattern` and the value (batch, token, heads,
-width), it returns what attention goes on with."""
+LISTENERS: WeakKeyDictionary[nn.Module, list[Inside]] = WeakKeyDictionary()
+"""Attention modules with listeners: called in turn with `q`, `k`, `v` or `pattern` and the value (batch, token, heads,
+width), each returns what attention goes on with."""
 
 
 def attend(
@@ -33,7 +33,7 @@ def attend(
     softcap: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, Tensor]:
-    """Attend, softmax(query key^T scaling + mask) value, offering every intermediate value to the module's listener.
+    """Attend, softmax(query key^T scaling + mask) value, offering every intermediate value to the module's listeners.
 
     Args:
         module: the attention module that calls.
@@ -48,10 +48,12 @@ def attend(
     Returns:
         The heads' outputs (batch, token, heads, d_head), and the pattern (batch, heads, token, key).
     """
-    listener = LISTENERS.get(module)
+    listeners = LISTENERS.get(module) or ()
 
     def offered(name: str, tensor: Tensor) -> Tensor:
-        return tensor if listener is None else listener(name, tensor.transpose(1, 2)).transpose(1, 2)
+        for listener in listeners:
+            tensor = listener(name, tensor.transpose(1, 2)).transpose(1, 2)
+        return tensor
 
     query, key, value = offered("q", query), offered("k", key), offered("v", value)
     group = query.shape[1] // key.shape[1]

@@ -23,6 +23,7 @@ from glassworks.models.capture import capture_batch, padded
 from glassworks.models.generate import continue_tokens
 from glassworks.models.places import kinds, locate
 from glassworks.models.replay import replaying, sites_of
+from glassworks.models.run import Prompts
 from glassworks.models.scoring import Scorer, read_scorer
 from glassworks.models.taps import Tap, Taps
 from glassworks.models.vocabulary import Prompt, Vocabulary, is_batch
@@ -335,6 +336,6 @@ class Model:
         """
         tokens = self.tokens(prompt)
         most = min(max_new_tokens, self.context_length - len(tokens))
-        with self.taps.reading([len(tokens)]):
+        with self.taps.reading(Prompts((len(tokens),), (0,), tokens[None])):
             added = continue_tokens(self.hf, tokens, most, temperature, seed, self.taps.stepwise)
         return self._vocabulary.decode(added)

@@ -8,17 +8,20 @@ module must not know why a value is read or changed.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any, final
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
+from transformers import Cache
 
 from glassworks.errors import BadInput, Unsupported
 from glassworks.models.architectures import Anatomy
-from glassworks.models.attention import LISTENERS
+from glassworks.models.attention import LISTENERS, Inside
 from glassworks.models.places import SIDES, Place, locate
-from glassworks.models.run import Run, forward_arguments, next_run
+from glassworks.models.run import Prompts, Run, forward_arguments, generation_prompts, next_run
 from glassworks.models.weights import norm_epsilon, read_norm
 from glassworks.sites import KINDS, Site
 
@@ -52,17 +55,26 @@ class Taps:
     Attributes:
         anatomy: the parts of the model.
         stack: the taps that act, in the order in which they act.
-        run: the forward that now runs, or ran last with taps.
     """
 
     def __init__(self, anatomy: Anatomy) -> None:
         self.anatomy = anatomy
         self._hooks: list[RemovableHandle] = []
-        self._listening: list[nn.Module] = []
-        self._lengths: tuple[int, ...] | None = None
-        self._following: RemovableHandle | None = None
+        self._listening: list[tuple[nn.Module, Inside]] = []
+        self._prompts: Prompts | None = None
+        self._following: list[RemovableHandle] = []
+        self._generate: Callable[..., Any] | None = None
+        self._outer: list[Run | None] = []
+        self._runs: WeakKeyDictionary[Cache, Run] = WeakKeyDictionary()
         self.stack: tuple[TapSet, ...] = ()
-        self.run: Run | None = None
+        self._run: Run | None = None
+
+    @property
+    def run(self) -> Run:
+        """The forward that now runs; Unsupported where a part of the model runs alone."""
+        if self._run is None:
+            raise Unsupported("What acts here must know the whole text: call the language model, `model.hf(...)`.")
+        return self._run
 
     @property
     def stepwise(self) -> bool:
@@ -76,13 +88,15 @@ class Taps:
             yield
 
     @contextmanager
-    def reading(self, lengths: Sequence[int]) -> Iterator[None]:
-        """Tell, within the block, how many tokens the prompts have: see `Run`."""
-        before, self._lengths = self._lengths, tuple(lengths)
+    def reading(self, prompts: Prompts | Sequence[int] | None) -> Iterator[None]:
+        """Say, within the block, what the rows of every forward begin with: prompts, or only their lengths."""
+        if prompts is not None and not isinstance(prompts, Prompts):
+            prompts = Prompts(tuple(prompts), (0,) * len(prompts))
+        before, self._prompts = self._prompts, prompts
         try:
             yield
         finally:
-            self._lengths = before
+            self._prompts = before
 
     @contextmanager
     def exactly(self, stack: Sequence[TapSet]) -> Iterator[None]:
@@ -115,38 +129,78 @@ class Taps:
             self._hook(place, places[place])
 
     def _follow(self, wanted: bool) -> None:
-        """Keep `run` up to date. The hook stays while taps change, as they do within a forward that is replayed."""
-        if wanted and self._following is None:
-            self._following = self.anatomy.hf.register_forward_pre_hook(self._begin, with_kwargs=True)
-        elif self._following is not None and not wanted:
-            self._following.remove()
-            self._following = None
+        """Keep `run` up to date. The hooks stay while taps change, as they do within a forward that is replayed."""
+        hf: Any = self.anatomy.hf
+        if wanted and not self._following:
+            self._following = [
+                hf.register_forward_pre_hook(self._begin, with_kwargs=True),
+                hf.register_forward_hook(self._end, always_call=True),
+            ]
+            self._generate = vars(hf).get("generate")
+            hf.generate = self._generating(hf.generate)
+        elif self._following and not wanted:
+            for hook in self._following:
+                hook.remove()
+            self._following = []
+            self._runs.clear()
+            if self._generate is None:
+                del hf.generate
+            else:
+                hf.generate = self._generate
+
+    def _generating(self, generate: Callable[..., Any]) -> Callable[..., Any]:
+        """Transformers' own `generate`, with the prompts known: its later forwards do not show where these end."""
+
+        @wraps(generate)
+        def known(*args: Any, **kwargs: Any) -> Any:
+            if not self.stack:
+                return generate(*args, **kwargs)
+            with self.reading(generation_prompts(self.anatomy.hf, args, kwargs)):
+                return generate(*args, **kwargs)
+
+        return known
 
     def _begin(self, hf: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        self._outer.append(self._run)
         arguments = forward_arguments(hf, args, kwargs)
-        self.run = next_run(self.run, arguments, self._lengths)
-        if self.run.cached and any(each.stepwise is False for each in self.stack):
+        run = self._run = next_run(self._runs, arguments, self._prompts)
+        if arguments["cache"] is not None:
+            self._runs[arguments["cache"]] = run
+        if run.cached and any(each.stepwise is False for each in self.stack):
             raise Unsupported("An edit that acts here needs the whole text in every forward; use Model.generate.")
+
+    def _end(self, hf: nn.Module, args: tuple, output: Any) -> None:
+        """Note the cache that a forward made, and go back to the forward within which it ran."""
+        values = output.values() if isinstance(output, Mapping) else output if isinstance(output, tuple) else ()
+        for made in values:
+            if isinstance(made, Cache) and self._run is not None:
+                self._runs[made] = self._run
+        self._run = self._outer.pop() if self._outer else None
 
     def _clear(self) -> None:
         for hook in self._hooks:
             hook.remove()
-        for module in self._listening:
-            LISTENERS.pop(module, None)
+        for module, listener in self._listening:
+            LISTENERS[module].remove(listener)
         self._hooks, self._listening = [], []
 
     def _hook(self, place: Place, sites: list[Site]) -> None:
         module, side = place.module, place.side
         if side == "inside":
             by_kind = {site.kind: site for site in sites}
-            LISTENERS[module] = lambda kind, value: self.apply(by_kind[kind], value) if kind in by_kind else value
-            self._listening.append(module)
+
+            def listener(kind: str, value: Tensor) -> Tensor:
+                return self.apply(by_kind[kind], value) if kind in by_kind else value
+
+            LISTENERS.setdefault(module, []).append(listener)
+            self._listening.append((module, listener))
         elif side in ("stream", "input"):
             hook = self._stream_hook(sites) if side == "stream" else self._input_hook(sites)
             self._hooks.append(module.register_forward_pre_hook(hook, with_kwargs=True))
         else:
             makers = {"norm": self._norm_hook, "output": self._output_hook, "logits": self._logits_hook}
-            self._hooks.append(module.register_forward_hook(makers[side](sites)))
+            # First of all hooks, so that the language model's own are done when `_end` closes the forward.
+            self._hooks.append(module.register_forward_hook(makers[side](sites), prepend=side == "logits"))
 
     def _through(self, sites: list[Site], value: Tensor) -> Tensor:
         for site in sites:

@@ -18,7 +18,7 @@ from torch import Tensor
 from glassworks import artefacts
 from glassworks.errors import BadArtefact, BadInput, NotFound, Unsupported, nearest
 from glassworks.harvest import pad
-from glassworks.models import Model, Tap
+from glassworks.models import Model, Run, Tap
 from glassworks.sites import Site
 from glassworks.transfer.parts import KINDS, CircuitPart, Memory
 
@@ -185,14 +185,21 @@ class Graft:
         self.check(model)
         states: dict[Site, Tensor] = {}
         memory: list[Memory] = [{} for _ in self.parts]
+        before: list[Run] = []
 
         def reader(site: Site) -> Tap:
             return lambda value: states.__setitem__(site, value.float())
 
         def write(value: Tensor) -> Tensor:
             run = model.taps.run
-            assert run is not None
             start = run.start(value)
+            if run.prompts is None or any(run.prompts.firsts) or (run.prompts.reordered and run.cached):
+                raise Unsupported("A graft reads texts from their first token on, row by row: pad on the right, and "
+                                  "use neither beams nor a cache that was filled outside.")  # fmt: skip
+            if start and not (before and run.follows(before[0]) and before[0].end == start):
+                raise Unsupported("A graft remembers its text token by token, so generation cannot go back; "
+                                  "use no assisted generation.")  # fmt: skip
+            before[:] = [run]
             if not start:
                 for kept in memory:
                     kept.clear()

@@ -2,6 +2,8 @@
 
 import inspect
 import warnings
+from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -31,6 +33,7 @@ from glassworks.edits import (
 )
 from glassworks.errors import BadInput, NotFound, Unsupported
 from glassworks.models import Model, cache_name
+from glassworks.models.run import CACHE_NAMES
 from glassworks.sites import Site
 
 from .conftest import random_coder
@@ -248,10 +251,87 @@ def test_generation_with_a_cache_equals_generation_without(
         assert fast == slow, [str(each) for each in stack]
         torch.testing.assert_close(found, right, rtol=1e-4, atol=1e-4)
         assert (found - clean).abs().max() > 1e-3
-        with model.edit(*stack), torch.no_grad():
-            mask = torch.ones(1, 9, dtype=torch.long)
-            out = model.hf.generate(tokens[:1], attention_mask=mask, max_new_tokens=4, do_sample=False)
-        assert " ".join(f"#{token}" for token in out[0, 9:]) == slow
+        for settings in ({}, {"use_cache": False}, {"prefill_chunk_size": 4}, {"prompt_lookup_num_tokens": 2}):
+            with model.edit(*stack):
+                assert transformers_text(model, tokens[:1], **settings) == [slow], settings
+
+
+def transformers_text(model: Model, tokens: Tensor, pads: Sequence[int] = (0,), **settings: Any) -> list[str]:
+    """What transformers' own `generate` adds to rows, each with some padding on the left."""
+    mask = torch.arange(tokens.shape[1])[None] >= torch.tensor(pads)[:, None]
+    settings = {"max_new_tokens": 4, "do_sample": False, "pad_token_id": 0, **settings}
+    out = model.hf.generate(tokens, attention_mask=mask.long(), **settings)
+    return [" ".join(f"#{token}" for token in row) for row in out[:, tokens.shape[1] :].tolist()]
+
+
+@pytest.mark.parametrize("where", WHERES, ids=WHERE_NAMES)
+@pytest.mark.parametrize("settings", [{}, {"use_cache": False}, {"prefill_chunk_size": 3}], ids=str)
+def test_padding_on_the_left_moves_no_token(
+    model: Model, tokens: Tensor, scope: Scope, where: Any, settings: dict[str, Any]
+) -> None:
+    padded = tokens[:2].clone()
+    padded[1, :2] = 0
+    stack = edits_everywhere(model, tokens, scope, where)[:9]
+    keep = {"output_logits": True, "return_dict_in_generate": True, "max_new_tokens": 4, "do_sample": False}
+
+    def logits(rows: Tensor, pads: Sequence[int]) -> Tensor:
+        mask = (torch.arange(rows.shape[1])[None] >= torch.tensor(pads)[:, None]).long()
+        out = model.hf.generate(rows, attention_mask=mask, pad_token_id=0, **keep, **settings)
+        return torch.stack(out.logits, dim=1)
+
+    with model.edit(*stack):
+        alone = torch.cat([logits(tokens[:1], [0]), logits(tokens[1:2, 2:], [0])])
+        torch.testing.assert_close(logits(padded, [0, 2]), alone, rtol=1e-3, atol=1e-4)
+    assert ((logits(padded, [0, 2]) - alone).abs().amax((1, 2)) > 1e-3).all()
+
+
+def test_rows_padded_on_either_side_are_edited_at_the_same_tokens(llama: Model, tokens: Tensor) -> None:
+    left, right = torch.zeros(2, 9, dtype=torch.long), torch.zeros(2, 9, dtype=torch.long)
+    left[0], right[0], left[1, 4:], right[1, :5] = tokens[0], tokens[0], tokens[1, :5], tokens[1, :5]
+    place = torch.cat([torch.arange(9)[None], (torch.arange(9)[None] - 4).clamp(min=0)])
+    for where in (0, -1, (1, -2), "last", "prompt", "all"):
+        with llama.edit(add_vector("resid_post.0", 5 * torch.ones(24), where)), torch.no_grad():
+            alone = llama.hf(tokens[1:2, :5]).logits[0]
+            a = llama.hf(left, attention_mask=(torch.arange(9) >= torch.tensor([[0], [4]])).long(), position_ids=place)
+            b = llama.hf(right, attention_mask=(torch.arange(9) < torch.tensor([[9], [5]])).long())
+        torch.testing.assert_close(a.logits[1, 4:], alone, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(b.logits[1, :5], alone, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("where", WHERES[:5], ids=WHERE_NAMES[:5])
+def test_beams_are_edited_as_without_a_cache(model: Model, tokens: Tensor, scope: Scope, where: Any) -> None:
+    with model.edit(*edits_everywhere(model, tokens, scope, where)[4:7]):
+        slow, fast = (
+            transformers_text(model, tokens[:2], (0, 0), num_beams=3, num_return_sequences=2, use_cache=cached)
+            for cached in (False, True)
+        )
+    assert fast == slow
+
+
+def test_a_gate_does_not_follow_beams(llama: Model, tokens: Tensor, scope: Scope) -> None:
+    for site, refused in (("resid_post.0", False), ("v.2", True)):
+        change = scale_features(site, -1, scope, where=OPEN)
+        with llama.edit(change), pytest.raises(Unsupported, match="beams") if refused else nullcontext():
+            transformers_text(llama, tokens[:2], (0, 0), num_beams=2)
+
+
+def test_caches_taken_in_turn_keep_their_prompts(model: Model, tokens: Tensor) -> None:
+    def step(ids: Tensor, **named: Any) -> Any:
+        out = model.hf(ids, use_cache=True, **named)
+        return out.logits[:, -1], out[next(name for name in CACHE_NAMES if name in out)]
+
+    edits = [add_vector("resid_post.0", 9 * torch.randn(24), "generated"), scale_features("v.1", -1, where=(0, -1))]
+    rows, lengths, name = (tokens[:1], tokens[1:2]), (6, 4), cache_name(model.hf)
+    with model.edit(*edits), torch.no_grad():
+        for known in (True, False):  # the model makes the caches, or the caller
+            made = [{} if known else {name: DynamicCache(config=model.hf.config)} for _ in rows]
+            caches = [step(row[:, :n], **own)[1] for row, n, own in zip(rows, lengths, made, strict=True)]
+            for at in range(3):
+                for row, length, cache in zip(rows, lengths, caches, strict=True):
+                    found, _ = step(row[:, length + at : length + at + 1], **{name: cache})
+                    with model.taps.reading([length]):
+                        right = model.hf(row[:, : length + at + 1], use_cache=False).logits[:, -1]
+                    torch.testing.assert_close(found, right, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("where", WHERES, ids=WHERE_NAMES)
@@ -277,12 +357,20 @@ def test_what_a_cache_cannot_give_is_refused(llama: Model, tokens: Tensor, scope
         assert llama.generate(tokens[0], 2)
         with pytest.raises(Unsupported, match="whole text in every forward"):
             llama.hf.generate(tokens[:1], attention_mask=torch.ones(1, 9).long(), max_new_tokens=2, do_sample=False)
-    cache = DynamicCache(config=llama.hf.config)
-    llama.hf(tokens[:1, :7], use_cache=True, **{cache_name(llama.hf): cache})
+    with llama.edit(ablate("resid_post.0", where=0)), pytest.raises(Unsupported, match="second text beside"):
+        transformers_text(llama, tokens[:1], guidance_scale=2.0)
+    with llama.edit(ablate("resid_post.0", where=0)), pytest.raises(Unsupported, match="call the language model"):
+        llama.hf.model(tokens)
+    with llama.edit(ablate("v.0", where=0)), pytest.raises(Unsupported, match="fixed size"):
+        transformers_text(llama, tokens[:1], cache_implementation="static", disable_compile=True)
     gate = Gate(FeatureRef("mlp_in.0", 1, 6), -1.0)
     gated = llama.edit(add_vector("resid_post.0", torch.randn(24), gate, scope=scope))
-    with pytest.raises(BadInput, match="did not see the tokens of the cache"), torch.no_grad(), gated:
-        llama.hf(tokens[:1, 7:], use_cache=True, **{cache_name(llama.hf): cache})
+    late = llama.edit(ablate("resid_post.0", where="generated"))
+    for edit, message in ((gated, "did not see the tokens of the cache"), (late, "the key-value cache held before")):
+        cache = DynamicCache(config=llama.hf.config)
+        llama.hf(tokens[:1, :7], use_cache=True, **{cache_name(llama.hf): cache})
+        with pytest.raises(BadInput, match=message), torch.no_grad(), edit:
+            llama.hf(tokens[:1, 7:], use_cache=True, **{cache_name(llama.hf): cache})
 
 
 def test_only_edits_that_work_token_by_token_use_the_cache(llama: Model, tokens: Tensor, scope: Scope) -> None:

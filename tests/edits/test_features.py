@@ -200,7 +200,7 @@ REF = FeatureRef("mlp_in.1", 0, 3)
     (lambda scope: ablate([], scope), BadInput, "no features"),
     (lambda scope: ablate([REF, REF], scope), BadInput, "mlp_in.1/3@0 is named twice"),
     (lambda _: ablate(REF), BadInput, "pass the scope"),
-    (lambda scope: set_features([REF], [1.0, 2.0], scope), BadInput, "1 features and 2 values"),
+    (lambda scope: set_features([REF], [1.0, 2.0], scope), BadInput, "takes 1 amounts, and 2 values were given"),
     (lambda scope: ablate(FeatureRef("mlp_in.1", 0, 50), scope), NotFound, "the coder mlp_in.1 has 0 to 49"),
     (lambda scope: ablate(FeatureRef("mlp_in.7", 0, 5), scope), NotFound, "no coder 'mlp_in.7'"),
     (lambda _: add_vector("resid.1", torch.zeros(24)), NotFound, "no site kind"),

@@ -2,7 +2,7 @@
 
     python tests/external/suites.py [FOLDER [MODEL ...]]
 
-One harvest a model fills a store; our fleet trains SAEs on the residual stream and transcoders of every layer, three
+One harvest per model fills a store; Glassworks trains SAEs on the residual stream and transcoders of every layer, three
 sparsities each, from it. dictionary_learning trains the same SAEs and sparsify the same transcoders (no library
 trains both) on the same rows in the same order, each in its own environment in FOLDER (default: build/external). All
 are measured by `experiments` on held-out text. Figures go to benchmarks/results/suites.json, curves to suites.html.

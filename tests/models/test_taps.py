@@ -158,3 +158,16 @@ def test_wrong_replacements_and_names_are_refused(build: Build, tokens: torch.Te
     cache = DynamicCache(config=model.hf.config)
     with pytest.raises(Unsupported, match="without a key-value cache"), model.edit(frozen=["norms"]):
         model.hf(tokens, **{cache_name(model.hf): cache})
+
+
+def test_two_models_over_one_module_do_not_disturb_each_other(build: Build, tokens: torch.Tensor) -> None:
+    hf = build("llama")
+    first, second = Model(hf), Model(hf)
+    clean = logits(first, tokens)
+    with first.tapped({Site("v", 1): lambda value: value * 2, Site("resid_post", 0): lambda value: value + 1}):
+        alone = logits(first, tokens)
+        with second.tapped({Site("v", 1): lambda value: value + 0, Site("q", 0): lambda value: value + 0}):
+            assert torch.equal(logits(second, tokens), alone)
+        assert torch.equal(logits(first, tokens), alone)
+    assert torch.equal(logits(first, tokens), clean)
+    assert "generate" not in vars(hf)
