@@ -70,26 +70,44 @@ LACKING = {
 """The start of a reason to skip -> whether it holds on this machine; every other reason always holds."""
 
 
-def expected_skips() -> Counter[tuple[str, str]]:
-    """How many tests of each file may be skipped here, by reason: the rows of skipped.txt that hold."""
+def listed_skips() -> Counter[tuple[str, str]]:
+    """How many tests of each file may be skipped, by the start of the reason: the rows of skipped.txt."""
     rows = (Path(__file__).parent / "skipped.txt").read_text(encoding="utf-8").splitlines()
     split = [row.split(maxsplit=2) for row in rows if row and not row.startswith("#")]
-    holds = [row for row in split if next((now for start, now in LACKING.items() if row[2].startswith(start)), True)]
-    return Counter({(file, reason): int(count) for count, file, reason in holds})
+    return Counter({(file, reason): int(count) for count, file, reason in split})
+
+
+def expected_skips() -> Counter[tuple[str, str]]:
+    """Those of the listed skips that hold on this machine."""
+
+    def holds(reason: str) -> bool:
+        return next((now for start, now in LACKING.items() if reason.startswith(start)), True)
+
+    return Counter({(file, reason): count for (file, reason), count in listed_skips().items() if holds(reason)})
+
+
+NARROWING = ("keyword", "markexpr", "deselect", "ignore", "ignore_glob", "lf", "failedfirst", "collectonly", "maxfail")
+"""Options with which a run is not the whole one."""
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Compare the tests that were skipped with the list, so that none is lost silently."""
-    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    if hasattr(session.config, "workerinput") or reporter is None:
+    config = session.config
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if hasattr(config, "workerinput") or reporter is None or config.option.collectonly:
         return
     skipped = Counter(
         (report.nodeid.split("::")[0], report.longrepr[2].removeprefix("Skipped: "))
         for report in reporter.stats.get("skipped", [])
     )
-    expected, option = expected_skips(), session.config.option
-    whole = session.config.args == session.config.getini("testpaths") and not option.keyword and not option.markexpr
+    expected = expected_skips()
+    for file, reason in list(skipped):  # a listed reason is how the reason begins
+        start = next((begin for name, begin in expected if name == file and reason.startswith(begin)), reason)
+        skipped[file, start] += skipped.pop((file, reason))
+    paths = {(config.invocation_params.dir / each).resolve() for each in config.args}
+    whole = paths == {config.rootpath / each for each in config.getini("testpaths")}
+    whole &= not any(getattr(config.option, name, None) for name in NARROWING)
     whole &= sum(LACKING.values()) < 2  # a test that lacks two things is skipped for one of them
     wrong = (skipped - expected) + ((expected - skipped) if whole else Counter())
     reporter.write_line(f"\n{skipped.total()} tests skipped; {expected.total()} are listed in tests/skipped.txt")
@@ -97,5 +115,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         reporter.write_line(
             f"{file}: {skipped[file, reason]} skipped, {expected[file, reason]} listed: {reason}", red=True
         )
-    if wrong and not session.exitstatus:
+    lost = sorted({file for file, _ in listed_skips() if not (config.rootpath / file).is_file()})
+    for file in lost:
+        reporter.write_line(f"{file} is listed in tests/skipped.txt, and there is no such file", red=True)
+    if (wrong or lost) and not session.exitstatus:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

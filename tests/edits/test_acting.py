@@ -282,7 +282,7 @@ def test_padding_on_the_left_moves_no_token(
     with model.edit(*stack):
         alone = torch.cat([logits(tokens[:1], [0]), logits(tokens[1:2, 2:], [0])])
         torch.testing.assert_close(logits(padded, [0, 2]), alone, rtol=1e-3, atol=1e-4)
-    assert ((logits(padded, [0, 2]) - alone).abs().amax((1, 2)) > 1e-3).all()
+    assert (logits(padded, [0, 2]) - alone).abs().max() > 1e-3
 
 
 def test_rows_padded_on_either_side_are_edited_at_the_same_tokens(llama: Model, tokens: Tensor) -> None:
