@@ -20,6 +20,19 @@ EMBEDDED = Path(__file__).parent / "smallworld" / "weights"
 ALIASES = {"smallworld": "smallworld-m"}
 SUFFIX = {"model": "", "scope": "-scope"}
 MODEL_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+OWNERS = {
+    "gpt2": "openai-community",
+    "distilgpt2": "distilbert",
+    "pythia": "EleutherAI",
+    "gemma": "google",
+    "llama": "meta-llama",
+    "mistral": "mistralai",
+    "qwen": "Qwen",
+    "phi": "microsoft",
+    "olmo": "allenai",
+    "smollm": "HuggingFaceTB",
+}
+"""How names of known models begin -> who publishes them on the Hugging Face hub."""
 SECONDS_TO_ANSWER = 3
 SECONDS_A_LISTING_LASTS = 86_400
 SPARE_BYTES = 1 << 30
@@ -63,9 +76,11 @@ def resolve(
         return EMBEDDED / (ALIASES.get(name, name) + SUFFIX[kind])
     if name.count("/") != 1 or name.startswith((".", "/", "~")) or name.endswith("/"):
         known = [*ALIASES, *embedded(kind)]
+        owner = next((owner for start, owner in OWNERS.items() if name.lower().startswith(start)), None)
+        hint = f"{owner}/{name}" if kind == "model" and owner is not None and "/" not in name else "owner/name"
         raise NotFound(
             f"There is no {kind} {name!r}, neither a folder nor an embedded name; {nearest(name, known)}. "
-            "A Hugging Face repository is written owner/name."
+            f"A Hugging Face repository is written {hint}."
         )
     return _download(name, kind, revision, tuple(patterns or MODEL_FILES))
 

@@ -29,6 +29,14 @@ def test_an_unknown_name_lists_what_there_is(name):
         hub.resolve(name)
 
 
+@pytest.mark.parametrize(("name", "right"), [
+    ("gpt2", "openai-community/gpt2"), ("pythia-70m", "EleutherAI/pythia-70m"), ("unknown", "owner/name"),
+])  # fmt: skip
+def test_a_known_name_without_its_owner_is_answered_with_it(name, right):
+    with pytest.raises(NotFound, match=f"written {right}"):
+        hub.resolve(name)
+
+
 def test_an_empty_name_is_refused():
     with pytest.raises(BadInput, match="is empty"):
         hub.resolve("")

@@ -208,9 +208,9 @@ class Bench:
             parts = []
             for coder in self.coders:
                 if site in coder.writes:
-                    x, skip = self.inputs[coder.reads[0].name], coder.skip(site)
+                    x = self.inputs[coder.reads[0].name]
                     with torch.no_grad():
-                        parts.append(coder.decode(coder.encode(x), site) + (0.0 if skip is None else x @ skip))
+                        parts.append(coder.reconstruct(coder.encode(x), x, site))
             errors[site] = captured[site.name].float() - (torch.stack(parts).sum(0) if parts else 0.0)
         return errors
 

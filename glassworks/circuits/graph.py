@@ -27,7 +27,7 @@ from glassworks.coders import Scope, load_scope
 from glassworks.edits import FeatureRef
 from glassworks.errors import BadArtefact, BadInput, NotFound, nearest
 from glassworks.models import Model, load_model
-from glassworks.pages import findings
+from glassworks.pages import findings, paragraph, table
 
 ROW_TENSORS = ("rows", "matrix", "bias", "rest", "rest_size", "values")
 
@@ -126,6 +126,10 @@ class Graph:
             f"Graph({prompt!r}: {len(self.nodes)} nodes ({int(self.nodes.of(FEATURE).sum())} features), "
             f"{self.n_edges} edges, replacement {self.replacement:.2f}, completeness {self.completeness:.2f})"
         )
+
+    def _repr_html_(self) -> str:
+        paths = [{"share": f"{path.weight:.1%}", "strongest paths": str(path)} for path in self.paths()]
+        return paragraph(repr(self)) + table(paths, words=True)
 
     @property
     def model(self) -> str:

@@ -17,6 +17,7 @@ from glassworks.edits.targets import Direction, FeatureRef, Features, Heads, Neu
 from glassworks.edits.where import Gate, Where, format_where, named_positions
 from glassworks.errors import BadInput, NotFound, Unsupported, nearest
 from glassworks.models import Model, Tap
+from glassworks.pages import preformatted
 from glassworks.sites import Site
 
 ANY = (Features, Direction, Heads, Neurons, Whole)
@@ -191,6 +192,9 @@ class Edit:
 
     def __repr__(self) -> str:
         return f"Edit({self})"
+
+    def _repr_html_(self) -> str:
+        return preformatted(str(self))
 
     def __str__(self) -> str:
         unit = "" if self.unit == "absolute" else f" x {self.unit}"

@@ -28,6 +28,8 @@ from glassworks.errors import BadArtefact, GlassworksError, NotFound
 from glassworks.harvest.activations import Activations, Statistics, split_head
 from glassworks.harvest.folders import Folder, open_folder
 from glassworks.harvest.tensors import Shape, header, names, put, table, widen
+from glassworks.pages import paragraph
+from glassworks.pages import table as table_of
 
 KIND = "store"
 COLUMNS = ("tokens", "documents", "positions", "following")
@@ -59,7 +61,13 @@ class Store(Activations):
         self.starts = counts.cumsum(0)
 
     def __repr__(self) -> str:
-        return f"Store({self.folder.name!r}: {self.rows:,} rows of {self.model} at {', '.join(self.sites)})"
+        sites = ", ".join(self.sites[:4]) + f" and {len(self.sites) - 4} more sites" * (len(self.sites) > 4)
+        return f"Store({self.folder.name!r}: {self.rows:,} rows of {self.model} at {sites})"
+
+    def _repr_html_(self) -> str:
+        caption = f"Store {self.folder.name}: {self.rows:,} rows of {self.model}, {self.dtype}"
+        sites = [{"site": site, "width": width} for site, width in self.widths.items()]
+        return paragraph(caption) + table_of(sites)
 
     @property
     def model(self) -> str:

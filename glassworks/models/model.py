@@ -28,6 +28,7 @@ from glassworks.models.scoring import Scorer, read_scorer
 from glassworks.models.taps import Tap, Taps
 from glassworks.models.vocabulary import Prompt, Vocabulary, is_batch
 from glassworks.models.weights import Block, Norm, read_block, read_norm
+from glassworks.pages import table
 from glassworks.sites import KINDS, Site
 
 
@@ -103,6 +104,11 @@ class Model:
             f"Model({self.name!r}: {self.family}, {self.n_layers} layers, d_model {self.d_model}, "
             f"{self.n_heads} heads ({self.n_kv_heads} key-value) of {self.d_head}, vocabulary {self.vocab_size})"
         )
+
+    def _repr_html_(self) -> str:
+        names = ("name", "family", "n_layers", "d_model", "n_heads", "n_kv_heads", "d_head", "d_mlp", "vocab_size",
+                 "context_length", "dtype", "device")  # fmt: skip
+        return table([{"": name, "model": str(getattr(self, name))} for name in names], words=True)
 
     @property
     def family(self) -> str:
@@ -281,7 +287,7 @@ class Model:
     def capture(
         self,
         prompts: Prompt | Sequence[Prompt] | Int[Tensor, "prompt token"],
-        sites: Iterable[str | Site],
+        sites: Iterable[str | Site] | str | Site,
         *,
         batch_size: int = 32,
     ) -> dict[str, Tensor]:
@@ -289,7 +295,7 @@ class Model:
 
         Args:
             prompts: one prompt, or several (a list, or a matrix of ids).
-            sites: what to keep, `["resid_post.2", "pattern.0"]`.
+            sites: what to keep, `["resid_post.2", "pattern.0"]`, or one site.
             batch_size: how many prompts run at once.
 
         Returns:
@@ -298,7 +304,7 @@ class Model:
         """
         several = is_batch(prompts)
         rows = [self.tokens(each) for each in (prompts if several else [prompts])]  # pyright: ignore
-        wanted = [Site.parse(each) for each in sites]
+        wanted = [Site.parse(each) for each in ([sites] if isinstance(sites, str | Site) else sites)]
         ids, lengths = padded(rows)
         values = capture_batch(self.hf, self.taps, ids, lengths, wanted, batch_size)
         return {str(site): values[site] if several else values[site][0] for site in wanted}

@@ -125,11 +125,8 @@ def scale_features(
 
     def split(coder: Coder, values: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """What a coder rebuilds without its constant part, and what is left over of its site."""
-        write = coder.writes[0]
-        bias, skip = coder.bias(write).float(), coder.skip(write)
-        rebuilt = coder.decode(encode(coder, values), write) - bias
-        if skip is not None:
-            rebuilt = rebuilt + values[coder.reads[0].name].float() @ skip.float()
+        write, bias = coder.writes[0], coder.bias(coder.writes[0]).float()
+        rebuilt = coder.reconstruct(encode(coder, values), values[coder.reads[0].name].float(), write) - bias
         return rebuilt, values[write.name].float() - rebuilt - bias
 
     def views() -> Iterator[View]:

@@ -21,6 +21,11 @@ def store(model, tmp_path_factory):
     return harvest(model, DOCUMENTS, SITES, tmp_path_factory.mktemp("store"), storing=SMALL)
 
 
+def test_a_store_shows_itself(store):
+    assert str(store).startswith(f"Store('{store.folder.name}': {store.rows:,} rows of tiny at ")
+    assert all(site in store._repr_html_() for site in store.sites)
+
+
 @pytest.mark.parametrize("dtype", ERROR)
 def test_every_token_is_there_once(model, truth, tmp_path, dtype: str):
     store = harvest(model, DOCUMENTS, SITES, tmp_path, storing=replace(SMALL, dtype=dtype))

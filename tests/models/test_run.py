@@ -22,6 +22,11 @@ def test_one_prompt_is_a_row_of_a_batch(model: Model, tokens: torch.Tensor) -> N
             torch.testing.assert_close(model.capture([int(each) for each in ids], sites)[site], value, rtol=0, atol=0)
 
 
+def test_one_site_needs_no_list(model: Model, tokens: torch.Tensor) -> None:
+    for site in ("mlp_in.1", Site("mlp_in", 1)):
+        assert torch.equal(model.capture(tokens, site)["mlp_in.1"], model.capture(tokens, ["mlp_in.1"])["mlp_in.1"])
+
+
 def test_shorter_prompts_end_with_nan(model: Model, tokens: torch.Tensor) -> None:
     rows = [tokens[0], tokens[1][:6], tokens[2][:1]]
     together = model.capture(rows, ["resid_post.2", "pattern.1"])
