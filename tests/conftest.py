@@ -97,14 +97,13 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     if hasattr(config, "workerinput") or reporter is None or config.option.collectonly:
         return
-    skipped = Counter(
-        (report.nodeid.split("::")[0], report.longrepr[2].removeprefix("Skipped: "))
-        for report in reporter.stats.get("skipped", [])
-    )
-    expected = expected_skips()
-    for file, reason in list(skipped):  # a listed reason is how the reason begins
-        start = next((begin for name, begin in expected if name == file and reason.startswith(begin)), reason)
-        skipped[file, start] += skipped.pop((file, reason))
+    expected, skipped = expected_skips(), Counter[tuple[str, str]]()
+    for report in reporter.stats.get("skipped", []):
+        file, reason = report.nodeid.split("::")[0], report.longrepr[2].removeprefix("Skipped: ")
+        # a listed reason is how the reason begins
+        skipped[
+            file, next((start for name, start in expected if name == file and reason.startswith(start)), reason)
+        ] += 1
     paths = {(config.invocation_params.dir / each).resolve() for each in config.args}
     whole = paths == {config.rootpath / each for each in config.getini("testpaths")}
     whole &= not any(getattr(config.option, name, None) for name in NARROWING)
