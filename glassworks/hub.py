@@ -77,10 +77,10 @@ def resolve(
     if name.count("/") != 1 or name.startswith((".", "/", "~")) or name.endswith("/"):
         known = [*ALIASES, *embedded(kind)]
         owner = next((owner for start, owner in OWNERS.items() if name.lower().startswith(start)), None)
-        hint = f"{owner}/{name}" if kind == "model" and owner is not None and "/" not in name else "owner/name"
+        example = f", such as {owner}/{name}" if kind == "model" and owner is not None and "/" not in name else ""
         raise NotFound(
             f"There is no {kind} {name!r}, neither a folder nor an embedded name; {nearest(name, known)}. "
-            f"A Hugging Face repository is written {hint}."
+            f"A Hugging Face repository is written owner/name{example}."
         )
     return _download(name, kind, revision, tuple(patterns or MODEL_FILES))
 
