@@ -183,7 +183,8 @@ def prompts_of(run: Run) -> Prompts:
     """What the texts of a forward began with; BadInput where that is not known."""
     if run.prompts is None:
         raise BadInput(
-            "An edit cannot know where a prompt ends that the key-value cache held before; run it in the same block."
+            "An edit cannot know where a prompt begins or ends that the key-value cache held before, or whose "
+            "attention mask has more than two axes; run it in the same block, with a mask (row, token)."
         )
     return run.prompts
 

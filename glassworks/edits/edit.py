@@ -177,10 +177,10 @@ class Edit:
             right = number > 0
         else:
             right = number in ((2,) if arity == 2 else (1, count))
-        counted = f"{self.target} takes {count or 'some'} amounts" if arity else f"{self.operation} takes no amounts"
         if not right:
             one = "a lowest and a highest" if arity == 2 else "one value, or one for each" if arity else "none"
-            raise BadInput(f"{counted}, and {number} values were given; give {one}.")
+            wanted = f"{target} takes {count or 'some'} amounts" if arity else f"{self.operation} takes no amounts"
+            raise BadInput(f"{wanted}, and {number} values were given; give {one}.")
         if any(amount != amount for amount in self.amounts) or (arity == 2 and not self.amounts[0] <= self.amounts[1]):
             raise BadInput(f"The amounts {list(self.amounts)[:4]} are no numbers, or not lowest before highest.")
         if arity != 2 and any(abs(amount) == float("inf") for amount in self.amounts):
@@ -188,7 +188,8 @@ class Edit:
         if (self.unit == "absolute") != (not self.sizes) or not all(0 < size < float("inf") for size in self.sizes):
             raise BadInput(f"The sizes {list(self.sizes)[:4]} do not fit the unit {self.unit}; they must be above 0.")
         if self.sizes and len(self.sizes) not in (1, count):
-            raise BadInput(f"{counted}, and {len(self.sizes)} sizes were given; give one, or one for each.")
+            wanted = f"{target} takes {count or 'some'} amounts"
+            raise BadInput(f"{wanted}, and {len(self.sizes)} sizes were given; give one, or one for each.")
 
     def __repr__(self) -> str:
         return f"Edit({self})"

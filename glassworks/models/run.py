@@ -42,19 +42,26 @@ class Prompts:
         """The number of tokens after which no row is within its prompt any more."""
         return max(first + length for first, length in zip(self.firsts, self.lengths, strict=True))
 
-    def aligned(self, rows: int, ids: Tensor | None, mask: Tensor | None) -> "Prompts":
+    def begin(self, rows: int, ids: Tensor | None) -> bool:
+        """Whether a forward's rows begin with these prompts, or with copies of them, as far as its ids tell."""
+        copies, rest = divmod(rows, len(self.lengths))
+        if rest or ids is None or self.ids is None:
+            return not rest
+        width = min(ids.shape[1], self.ids.shape[1])
+        return torch.equal(ids[:, :width], self.ids[:, :width].repeat_interleave(copies, dim=0).to(ids))
+
+    def aligned(self, rows: int, ids: Tensor | None, mask: Any) -> "Prompts":
         """The prompts as one forward holds them.
 
         Args:
             rows: how many rows the forward has; several for each prompt are the beams or the samples of it.
             ids: the forward's ids, where these prompts do not have them.
-            mask: the forward's attention mask (row, token so far), whose zeros at both ends are padding.
+            mask: the forward's attention mask (row, token so far), whose zeros at both ends are padding; masks of
+                another form say nothing here.
         """
-        copies, rest = divmod(rows, len(self.lengths))
-        if rest:
-            raise Unsupported(f"A forward has {rows} rows, which are no copies of the {len(self.lengths)} prompts.")
+        copies = rows // len(self.lengths)
         firsts, lengths = ([each for each in given for _ in range(copies)] for given in (self.firsts, self.lengths))
-        if mask is not None and mask.ndim == 2 and not bool(mask.all()):
+        if isinstance(mask, Tensor) and mask.ndim == 2 and not bool(mask.all()):
             width, empty = self.width, mask == 0
             left = empty[:, :width].int().cumprod(1).sum(1).tolist()
             right = [0] * rows
@@ -80,7 +87,8 @@ class Run:
     Attributes:
         end: how many tokens the texts have by now, with those that the cache holds.
         cached: how many of them the cache holds.
-        prompts: what the texts began with; None where the cache was filled when nobody looked.
+        prompts: what the texts began with; None where the cache was filled when nobody looked, or where a mask of
+            more than two axes hides what is padding.
         text: the same for all forwards over one cache.
     """
 
@@ -126,7 +134,8 @@ def next_run(runs: Mapping[Any, Run], arguments: Mapping[str, Any], known: Promp
     Args:
         runs: the last forward over each key-value cache.
         arguments: what the model is called with, as `forward_arguments` names it.
-        known: the prompts, where they are known; else all that comes without a cache is prompt.
+        known: the prompts, where they are known; else, or where the forward has another text, all that comes without
+            a cache is prompt.
     """
     ids, kept, mask = arguments.get("input_ids"), arguments["cache"], arguments.get("attention_mask")
     rows, tokens = (arguments["inputs_embeds"] if ids is None else ids).shape[:2]
@@ -136,11 +145,13 @@ def next_run(runs: Mapping[Any, Run], arguments: Mapping[str, Any], known: Promp
         before = None  # somebody else went on with this cache
     text = Text() if before is None else before.text
     prompts = None if before is None else before.prompts
-    if prompts is not None and len(prompts.lengths) != rows:
+    if known is not None and not known.begin(rows, None if cached else ids):
+        known = None
+    if prompts is not None and (len(prompts.lengths) != rows or (known is None and cached < prompts.width)):
         prompts = None
     if known is not None and (prompts is None or cached < known.width):
         prompts = known.aligned(rows, ids if not cached else None, mask)
-    elif not cached:
+    elif not cached and (mask is None or (isinstance(mask, Tensor) and mask.ndim == 2)):
         prompts = Prompts((tokens,) * rows, (0,) * rows).aligned(rows, ids, mask)
     return Run(cached + tokens, cached, prompts, text)
 
@@ -149,12 +160,11 @@ def generation_prompts(hf: Any, args: tuple, kwargs: Mapping[str, Any]) -> Promp
     """The prompts of a call of transformers' own `generate`; None where it gets none."""
     named = dict(zip(("input_ids", "generation_config"), args, strict=False)) | dict(kwargs)
     config = named.get("generation_config") or hf.generation_config
-
-    scale, beams = (
-        next((each for each in (named.get(name), getattr(config, name, None)) if each is not None), 1)
-        for name in ("guidance_scale", "num_beams")
+    scale, beams, fill, ends = (
+        getattr(config, name, None) if named.get(name) is None else named[name]
+        for name in ("guidance_scale", "num_beams", "pad_token_id", "eos_token_id")
     )
-    if scale != 1:
+    if scale not in (None, 1):
         raise Unsupported("Guidance runs a second text beside the prompt, where edits would act too; leave it out.")
     embedded = named.get("inputs_embeds")
     inputs = next((named[name] for name in ("inputs", "input_ids") if named.get(name) is not None), None)
@@ -162,6 +172,10 @@ def generation_prompts(hf: Any, args: tuple, kwargs: Mapping[str, Any]) -> Promp
     if not isinstance(given, Tensor):
         return None
     rows, width = given.shape[:2]
-    prompts = Prompts((width,) * rows, (0,) * rows, inputs if embedded is None else None, beams > 1)
+    ids = inputs if embedded is None else None
+    prompts = Prompts((width,) * rows, (0,) * rows, ids, (beams or 1) > 1)
     mask = named.get("attention_mask")
+    ends = ends if isinstance(ends, list) else [ends]
+    if mask is None and ids is not None and fill is not None and fill not in ends:
+        mask = ids != fill  # as `generate` itself does
     return prompts if mask is None else prompts.aligned(rows, None, torch.as_tensor(mask))

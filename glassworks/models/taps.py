@@ -6,9 +6,11 @@ module must not know why a value is read or changed.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import wraps
+from threading import RLock, get_ident
 from typing import Any, final
 from weakref import WeakKeyDictionary
 
@@ -29,7 +31,10 @@ Tap = Callable[[Tensor], Tensor | None]
 """Gets the value (batch, token, width...), returns None or a replacement of the same shape. A value may be kept,
 and must not be written to."""
 
+LOGITS = Site("logits")
 ORDER = {kind: rank for rank, kind in enumerate(KINDS)}
+GENERATING: WeakKeyDictionary[nn.Module, list["Taps"]] = WeakKeyDictionary()
+"""Modules on which taps act -> those that must know the prompts of transformers' own `generate`."""
 
 
 @final
@@ -63,8 +68,8 @@ class Taps:
         self._listening: list[tuple[nn.Module, Inside]] = []
         self._prompts: Prompts | None = None
         self._following: list[RemovableHandle] = []
-        self._generate: Callable[..., Any] | None = None
         self._outer: list[Run | None] = []
+        self._lock, self._thread = RLock(), 0  # held while a forward or a generation runs; by whom last
         self._runs: WeakKeyDictionary[Cache, Run] = WeakKeyDictionary()
         self.stack: tuple[TapSet, ...] = ()
         self._run: Run | None = None
@@ -83,20 +88,29 @@ class Taps:
 
     @contextmanager
     def added(self, taps: Mapping[Site, Tap], stepwise: bool | None = None) -> Iterator[None]:
-        """Let more taps act within the block, after those that act already; see `TapSet`."""
-        with self.exactly((*self.stack, TapSet(taps, stepwise))):
+        """Let more taps act within the block, after those that act already; see `TapSet`.
+
+        Blocks may end in any order, as those of generators and tasks do: each takes its own taps away.
+        """
+        own = TapSet(taps, stepwise)
+        self._set((*self.stack, own))
+        try:
             yield
+        finally:
+            self._set(tuple(each for each in self.stack if each is not own))
 
     @contextmanager
     def reading(self, prompts: Prompts | Sequence[int] | None) -> Iterator[None]:
         """Say, within the block, what the rows of every forward begin with: prompts, or only their lengths."""
         if prompts is not None and not isinstance(prompts, Prompts):
             prompts = Prompts(tuple(prompts), (0,) * len(prompts))
+        self._take()
         before, self._prompts = self._prompts, prompts
         try:
             yield
         finally:
             self._prompts = before
+            self._lock.release()
 
     @contextmanager
     def exactly(self, stack: Sequence[TapSet]) -> Iterator[None]:
@@ -136,31 +150,30 @@ class Taps:
                 hf.register_forward_pre_hook(self._begin, with_kwargs=True),
                 hf.register_forward_hook(self._end, always_call=True),
             ]
-            self._generate = vars(hf).get("generate")
-            hf.generate = self._generating(hf.generate)
+            _follow_generate(hf, self)
         elif self._following and not wanted:
             for hook in self._following:
                 hook.remove()
             self._following = []
             self._runs.clear()
-            if self._generate is None:
-                del hf.generate
-            else:
-                hf.generate = self._generate
+            GENERATING[hf].remove(self)
+            if not GENERATING[hf]:
+                del GENERATING[hf]
+                _unfollow_generate(hf)
 
-    def _generating(self, generate: Callable[..., Any]) -> Callable[..., Any]:
-        """Transformers' own `generate`, with the prompts known: its later forwards do not show where these end."""
+    def _take(self) -> None:
+        """Lock the model for this thread: what taps know of the running text is that of one forward at a time."""
+        if not self._lock.acquire(blocking=False):
+            raise Unsupported("Another thread runs the model, and taps act on one text at a time; take turns.")
+        self._thread = get_ident()
 
-        @wraps(generate)
-        def known(*args: Any, **kwargs: Any) -> Any:
-            if not self.stack:
-                return generate(*args, **kwargs)
-            with self.reading(generation_prompts(self.anatomy.hf, args, kwargs)):
-                return generate(*args, **kwargs)
-
-        return known
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Taps":
+        if self.stack:
+            raise Unsupported("A model on which taps act cannot be copied; copy it outside the block.")
+        return Taps(deepcopy(self.anatomy, memo))
 
     def _begin(self, hf: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        self._take()
         self._outer.append(self._run)
         arguments = forward_arguments(hf, args, kwargs)
         run = self._run = next_run(self._runs, arguments, self._prompts)
@@ -168,14 +181,19 @@ class Taps:
             self._runs[arguments["cache"]] = run
         if run.cached and any(each.stepwise is False for each in self.stack):
             raise Unsupported("An edit that acts here needs the whole text in every forward; use Model.generate.")
+        if isinstance(arguments.get("logits_to_keep"), Tensor) and any(LOGITS in each.taps for each in self.stack):
+            raise Unsupported("Taps on logits need those of neighbouring tokens; give logits_to_keep as a number.")
 
     def _end(self, hf: nn.Module, args: tuple, output: Any) -> None:
         """Note the cache that a forward made, and go back to the forward within which it ran."""
+        if self._thread != get_ident() or not self._outer:
+            return  # a forward of another thread, which was refused
         values = output.values() if isinstance(output, Mapping) else output if isinstance(output, tuple) else ()
         for made in values:
             if isinstance(made, Cache) and self._run is not None:
                 self._runs[made] = self._run
-        self._run = self._outer.pop() if self._outer else None
+        self._run = self._outer.pop()
+        self._lock.release()
 
     def _clear(self) -> None:
         for hook in self._hooks:
@@ -236,7 +254,15 @@ class Taps:
 
     def _logits_hook(self, sites: list[Site]) -> Callable[..., Any]:
         def hook(_: nn.Module, args: tuple, output: Any) -> Any:
-            output.logits = self._through(sites, output.logits)
+            bare = isinstance(output, tuple)  # return_dict=False: logits come first, or after a loss
+            at = int(bare and output[0].ndim == 0)
+            value = output[at] if bare else output.logits
+            replaced = self._through(sites, value)
+            if replaced is not value and (at or (not bare and output.get("loss") is not None)):
+                raise Unsupported("The model's own loss is of unedited logits; leave the labels out and compute it.")
+            if bare:
+                return (*output[:at], replaced, *output[at + 1 :])
+            output.logits = replaced
             return output
 
         return hook
@@ -263,6 +289,34 @@ class Taps:
             return (output + (changed - x * live) * gain).to(output.dtype)
 
         return hook
+
+
+def _follow_generate(hf: Any, taps: Taps) -> None:
+    """Let transformers' own `generate` tell taps its prompts: its later forwards do not show where these end."""
+    if hf in GENERATING:
+        GENERATING[hf].append(taps)
+        return
+    GENERATING[hf] = [taps]
+    generate = hf.generate
+
+    @wraps(generate)
+    def known(*args: Any, **kwargs: Any) -> Any:
+        with ExitStack() as stack:
+            if readers := tuple(GENERATING.get(hf, ())):
+                prompts = generation_prompts(hf, args, kwargs)
+                for reader in readers:
+                    stack.enter_context(reader.reading(prompts))
+            return generate(*args, **kwargs)
+
+    hf.generate = known
+
+
+def _unfollow_generate(hf: Any) -> None:
+    before = hf.generate.__wrapped__
+    if getattr(before, "__self__", None) is hf:
+        del hf.generate
+    else:
+        hf.generate = before
 
 
 def _check_shape(site: Site, value: Tensor, replacement: Tensor) -> None:

@@ -36,7 +36,7 @@ from glassworks.models import Model, cache_name
 from glassworks.models.run import CACHE_NAMES
 from glassworks.sites import Site
 
-from .conftest import random_coder
+from .conftest import random_coder, random_model
 
 ALL = ("patterns", "norms", "mlps")
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
@@ -308,6 +308,34 @@ def test_beams_are_edited_as_without_a_cache(model: Model, tokens: Tensor, scope
     assert fast == slow
 
 
+def test_masks_of_any_form_hide_no_padding(tokens: Tensor) -> None:
+    model, where = random_model("gemma3"), 0
+    rows = tokens[:2].clone()
+    rows[1, :3] = 0
+    static = {"cache_implementation": "static", "disable_compile": True}
+    with model.edit(add_vector("resid_post.1", 9 * torch.ones(24), where)):
+        right = [transformers_text(model, row)[0] for row in (rows[:1], rows[1:, 3:])]
+        assert transformers_text(model, rows, (0, 3), **static) == right  # a dictionary of masks with four axes
+        out = model.hf.generate(rows, max_new_tokens=4, do_sample=False, pad_token_id=0, **static)  # mask by pads
+        assert [" ".join(f"#{token}" for token in row) for row in out[:, 9:].tolist()] == right
+        with pytest.raises(BadInput, match="more than two axes"), torch.no_grad():
+            model.hf(rows, attention_mask=torch.zeros(2, 1, 9, 9))
+
+
+def test_another_text_within_generation_has_its_own_prompt(llama: Model, tokens: Tensor) -> None:
+    found: list[Tensor] = []
+
+    def other(_: Tensor, scores: Tensor) -> Tensor:
+        found.extend(llama.hf(ids, use_cache=False).logits for ids in (tokens[1:2, :5], tokens[1:3, :5]))
+        return scores
+
+    with llama.edit(add_vector("resid_post.1", 9 * torch.ones(24), "last")), torch.no_grad():
+        right = [llama.hf(ids, use_cache=False).logits for ids in (tokens[1:2, :5], tokens[1:3, :5])] * 2
+        transformers_text(llama, tokens[:1], max_new_tokens=2, logits_processor=[other])
+    for one, two in zip(found, right, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-5)
+
+
 def test_a_gate_does_not_follow_beams(llama: Model, tokens: Tensor, scope: Scope) -> None:
     for site, refused in (("resid_post.0", False), ("v.2", True)):
         change = scale_features(site, -1, scope, where=OPEN)
@@ -363,6 +391,19 @@ def test_what_a_cache_cannot_give_is_refused(llama: Model, tokens: Tensor, scope
         llama.hf.model(tokens)
     with llama.edit(ablate("v.0", where=0)), pytest.raises(Unsupported, match="fixed size"):
         transformers_text(llama, tokens[:1], cache_implementation="static", disable_compile=True)
+    with llama.edit(ablate("logits", where=0)), torch.no_grad():
+        with pytest.raises(Unsupported, match="logits_to_keep as a number"):
+            llama.hf(tokens, logits_to_keep=torch.tensor([0, 3]))
+        for whole in (True, False):
+            with pytest.raises(Unsupported, match="own loss is of unedited logits"):
+                llama.hf(tokens, labels=tokens, return_dict=whole)
+        assert not llama.hf(tokens, return_dict=False)[0][:, 0].any()
+    cache = DynamicCache(config=llama.hf.config)
+    with llama.edit(ablate("resid_post.0", where="last")):
+        llama.hf(tokens[:1], use_cache=True, **{cache_name(llama.hf): cache})
+        cache.crop(-5)
+        with pytest.raises(BadInput, match="cache held before"):
+            llama.hf(tokens[1:2, :3], use_cache=True, **{cache_name(llama.hf): cache})
     gate = Gate(FeatureRef("mlp_in.0", 1, 6), -1.0)
     gated = llama.edit(add_vector("resid_post.0", torch.randn(24), gate, scope=scope))
     late = llama.edit(ablate("resid_post.0", where="generated"))

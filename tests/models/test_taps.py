@@ -1,7 +1,9 @@
 """Replacing values while a model runs, freezing parts of it, and leaving no trace."""
 
+import copy
 import re
 from collections.abc import Callable
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -171,3 +173,46 @@ def test_two_models_over_one_module_do_not_disturb_each_other(build: Build, toke
         assert torch.equal(logits(first, tokens), alone)
     assert torch.equal(logits(first, tokens), clean)
     assert "generate" not in vars(hf)
+
+
+def test_blocks_may_end_in_any_order(build: Build, tokens: torch.Tensor) -> None:
+    hf = build("llama")
+    first, second = Model(hf), Model(hf)
+    clean = logits(first, tokens)
+    for other in (first, second):
+        one, two = (model.tapped({Site("resid_post", 1): lambda value: value + 1}) for model in (first, other))
+        one.__enter__()
+        once = logits(first, tokens)
+        two.__enter__()
+        assert not torch.equal(logits(first, tokens), once)
+        one.__exit__(None, None, None)
+        assert torch.equal(logits(first, tokens), once)
+        assert "generate" in vars(hf)
+        two.__exit__(None, None, None)
+        assert torch.equal(logits(first, tokens), clean)
+        assert "generate" not in vars(hf)
+        assert not hf._forward_hooks
+
+
+def test_one_thread_at_a_time_and_no_copies_while_taps_act(build: Build, tokens: torch.Tensor) -> None:
+    model, refused = Model(build("llama")), []
+    clean = logits(model, tokens)
+
+    def elsewhere() -> None:
+        try:
+            logits(model, tokens)
+        except Unsupported as error:
+            refused.append(str(error))
+
+    def meet(_: torch.Tensor) -> None:
+        thread = Thread(target=elsewhere)
+        thread.start()
+        thread.join()
+
+    with model.tapped({Site("resid_post", 0): meet}):
+        assert torch.equal(logits(model, tokens), clean)
+        with pytest.raises(Unsupported, match="cannot be copied"):
+            copy.deepcopy(model.hf)
+    assert len(refused) == 1
+    assert "Another thread" in refused[0]
+    assert torch.equal(logits(Model(copy.deepcopy(model.hf)), tokens), clean)
