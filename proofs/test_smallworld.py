@@ -56,7 +56,7 @@ def test_the_family_does_what_its_cards_say(name, keep):
 def test_every_scope_passes_its_gates(name, keep):
     model, scope = gw.load_model(name), gw.load_scope(name)
     documents, answers = world_text(model, 2500, "held_out", 77)
-    found = experiments.measure(model, scope, documents, answers)
+    found = experiments.evaluate(model, scope, documents, answers)
     coders = {each: shortened(facts) for each, facts in found["coders"].items()}
     keep(f"{name}-scope", {"coders": coders, "sets": found["sets"]})
     wrong = {}

@@ -373,7 +373,7 @@ def attention_values(attention: Attention, edges: int = MOST_EDGES, scores: int 
 
 
 def attention_text(graph: Graph, edges: Sequence[dict[str, Any]], scores: Sequence[dict[str, Any]]) -> Any:
-    """Print edges and scores, given as `edge_values` and `score_values`, on a terminal."""
+    """A rich renderable of edges and scores, given as `edge_values` and `score_values`."""
     texts = [text.strip() or repr(text) for text in graph.token_texts]
 
     def source(facts: dict[str, Any]) -> str:

@@ -64,11 +64,14 @@ def evaluate(
         from glassworks.models import load_model
 
         scope, place = load_scope(reference).to(device), Path(text[0]) if text else None
+        if save and scope.folder is None:
+            raise BadInput(f"The figures cannot be saved: {scope.name} is no scope of Glassworks in a folder.")
         names = [coders] if coders in scope else [entry.name for entry in _reading(scope, coders)]
         manifest = artefacts.read_json(place / artefacts.MANIFEST) if place and artefacts.is_artefact(place) else {}
         if manifest.get("kind") == "store":
             chosen = {name: scope[name] for name in names}
-            measured = experiments.described(chosen, experiments.fidelities(chosen, [load_store(str(place))], tokens))
+            meters = experiments.fidelities(chosen, [load_store(str(place))], tokens)
+            measured = experiments.fidelity_values(chosen, meters)
         else:
             loaded = load_model(model or scope.model, device=device)
             if text:
@@ -76,14 +79,13 @@ def evaluate(
                 documents = [context.tokens for context in contexts]
             else:
                 documents = _held_out_documents(loaded, tokens)
-            measured = experiments.measure(loaded, scope, documents, names=names)
-        if save:
-            if scope.folder is None:
-                raise BadInput(f"The figures cannot be saved: {scope.name} is no scope of Glassworks in a folder.")
+            measured = experiments.evaluate(loaded, scope, documents, names=names)
+        if save and scope.folder is not None:
             artefacts.replace_fields(scope.folder, "scope", {"metrics": scope.metrics | dict(measured)})
         if page:
-            write_page(page, experiments.page(measured, f"{reference}: fidelity"))
-    show({"scope": reference, **measured}, as_json, {"scope": reference, "coders": experiments.figures(measured)})
+            write_page(page, experiments.evaluation_page(measured, f"{reference}: fidelity"))
+    rows = experiments.evaluation_rows(measured)
+    show({"scope": reference, **measured}, as_json, {"scope": reference, "coders": rows})
 
 
 def _reading(scope: "Scope", place: str) -> "list[Entry]":

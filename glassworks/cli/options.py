@@ -29,7 +29,6 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on std
 
 WIDE = 200
 """Columns of a table that goes to a file or another program, where nothing needs to be cut."""
-SECONDS_BETWEEN_LINES = 30.0
 
 
 def spread(command: Callable[..., None]) -> Callable[..., None]:
@@ -104,26 +103,21 @@ def status(text: str) -> Any:
 
 @contextmanager
 def counting(name: str) -> Iterator[Callable[[int, int], None]]:
-    """Show tokens, rows and tokens per second on stderr: a live line on a terminal, a line now and then elsewhere.
+    """Show tokens, rows and tokens per second on stderr.
 
     Yields:
         What has to be called with the tokens and rows that were added since the last call.
     """
-    from rich.console import Console
+    from glassworks.pages import progress_line
 
-    console = Console(stderr=True)
-    with console.status(name) as line:
-        began = last_line = time.monotonic()
-        tokens = rows = 0
+    began, tokens, rows = time.monotonic(), 0, 0
+    with progress_line(name) as update:
 
         def report(more_tokens: int, more_rows: int) -> None:
-            nonlocal tokens, rows, last_line
-            tokens, rows, now = tokens + more_tokens, rows + more_rows, time.monotonic()
-            text = f"{name}: {tokens:,} tokens, {rows:,} rows, {tokens / max(now - began, 1e-9):,.0f} tokens/s"
-            line.update(text)
-            if not console.is_terminal and now - last_line > SECONDS_BETWEEN_LINES:
-                last_line = now
-                console.print(text)
+            nonlocal tokens, rows
+            tokens, rows = tokens + more_tokens, rows + more_rows
+            speed = tokens / max(time.monotonic() - began, 1e-9)
+            update(f"{name}: {tokens:,} tokens, {rows:,} rows, {speed:,.0f} tokens/s")
 
         yield report
 

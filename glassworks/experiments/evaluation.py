@@ -42,7 +42,7 @@ def document_cases(model: Model, scope: Scope, documents: Documents) -> list[Cas
     return [Case(list(document), kept=marks) for document, marks in zip(documents, kept, strict=True)]
 
 
-def measure(
+def evaluate(
     model: Model,
     scope: Scope,
     documents: Documents,
@@ -67,15 +67,16 @@ def measure(
         `losses`.
     """
     chosen = {name: scope[name] for name in (scope if names is None else names)}
-    kept = trained(model, scope, documents)
+    cases = document_cases(model, scope, documents)
+    kept = [case.kept or () for case in cases]
     meters = fidelities(chosen, recordings(model, chosen.values(), documents, kept))
-    found = described(chosen, meters)
+    found = fidelity_values(chosen, meters)
     means = {site: meter.mean(site).float() for meter in meters.values() for site in meter.writes}
     # What is replaced at once: (coders, groups of write sites); figures are means over the groups.
     runs: dict[str, tuple[list[Coder], list[tuple[Site, ...]]]] = {}
     if alone:
         runs |= {f"{name} alone": ([coder], separable(coder)) for name, coder in chosen.items()}
-    together = {name: [chosen[each] for each in group] for name, group in sets(scope, chosen).items()}
+    together = {name: [chosen[each] for each in group] for name, group in replacement_sets(scope, chosen).items()}
     for name, coders in together.items():
         runs[name] = coders, [tuple(site for coder in coders for site in coder.writes)]
     if not runs:
@@ -95,7 +96,6 @@ def measure(
             return pad([[int(mark) for mark in marks[case.name]] for case in batch.cases])[0].to(batch.ids.device)
 
         metrics += [loss(marks=marked, name="loss of answers"), kl(marks=marked, name="kl of answers")]
-    cases = [Case(list(ids), kept=marks) for ids, marks in zip(documents, kept, strict=True)]
     measured = Experiment(model, cases, list(arms.values()), metrics).run()
     if alone:
         for name in chosen:
@@ -199,7 +199,7 @@ def _strata(measured: Table, replaced: Sequence[str]) -> dict[str, dict[str, dic
     return found
 
 
-def described(coders: Mapping[str, Coder], meters: Mapping[str, Meter]) -> dict[str, Any]:
+def fidelity_values(coders: Mapping[str, Coder], meters: Mapping[str, Meter]) -> dict[str, Any]:
     """Plain values of what meters found: `coders` by name, with the sites of each."""
     return {
         "coders": {
@@ -287,7 +287,7 @@ def _meter(coder: Coder, part: Activations) -> Meter:
     return Meter(writes, coder.d_latent, {site: part.statistics(site).mean for site in writes})
 
 
-def sets(scope: Scope, names: Iterable[str]) -> dict[str, list[str]]:
+def replacement_sets(scope: Scope, names: Iterable[str]) -> dict[str, list[str]]:
     """The sets of a scope's coders that can replace activations at once: alike in all but their layer.
 
     Args:
@@ -318,8 +318,8 @@ def _at_once(scope: Scope, entries: Sequence[Entry]) -> bool:
     return len(entries) > 1 and len(writes) > 1 and len(set(writes)) == len(writes) and causal
 
 
-def page(measured: Mapping[str, Any], title: str) -> str:
-    """Show what `measure` found of a scope.
+def evaluation_page(measured: Mapping[str, Any], title: str) -> str:
+    """Show what `evaluate` found of a scope.
 
     Args:
         measured: its result.
@@ -336,11 +336,11 @@ def page(measured: Mapping[str, Any], title: str) -> str:
         for name, facts in coders.items()
     ]
     body += [heading("How often latents are active"), panels(frequencies)]
-    return html_document(title, [*body, heading("Figures"), table(figures(measured))])
+    return html_document(title, [*body, heading("Figures"), table(evaluation_rows(measured))])
 
 
-def figures(measured: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Rows of a table of what `measure` found: one a coder, and one a set of coders that replace all layers at once."""
+def evaluation_rows(measured: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Rows of a table of what `evaluate` found: one for each coder and each set of coders that are replaced at once."""
     rows = [{"coder": name} | _flat(facts) for name, facts in measured["coders"].items()]
     rows += [{"coder": f"all at once: {name}"} | facts for name, facts in measured.get("sets", {}).items()]
     return [{name: row[name] for name in ("coder", *COLUMNS) if name in row} for row in rows]

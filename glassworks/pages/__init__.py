@@ -15,7 +15,7 @@ from glassworks.pages.document import (
     table,
 )
 from glassworks.pages.pictures import flow, histogram, interval_bars, scatter, with_interval
-from glassworks.pages.terminal import facts, findings, format_value
+from glassworks.pages.terminal import facts, findings, format_value, progress_line
 
 __all__ = [
     "Axis",
@@ -37,6 +37,7 @@ __all__ = [
     "panels",
     "paragraph",
     "preformatted",
+    "progress_line",
     "scatter",
     "section",
     "side_by_side",

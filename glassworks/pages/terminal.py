@@ -1,7 +1,11 @@
-"""Facts on a terminal: lines of `name  value`, and a table for every list of records."""
+"""Facts on a terminal: lines of `name  value`, and a table for every list of records; and how far work has come."""
 
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
+
+SECONDS_BETWEEN_LINES = 30.0
 
 
 def facts(values: Mapping[str, Any]) -> Any:
@@ -32,6 +36,28 @@ def findings(lines: Iterable[tuple[str, str]]) -> Any:
     from rich.text import Text
 
     return Group(*(Text.assemble((heading, "bold"), "  ", text) for heading, text in lines))
+
+
+@contextmanager
+def progress_line(name: str) -> Iterator[Callable[[str], None]]:
+    """Show on stderr how far work has come: a live line on a terminal, a line now and then elsewhere.
+
+    Yields:
+        What has to be called with the line, as often as it changes.
+    """
+    from rich.console import Console
+
+    console, last = Console(stderr=True), time.monotonic()
+    with console.status(name) as status:
+
+        def update(text: str) -> None:
+            nonlocal last
+            status.update(text)
+            if not console.is_terminal and time.monotonic() - last > SECONDS_BETWEEN_LINES:
+                last = time.monotonic()
+                console.print(text)
+
+        yield update
 
 
 def format_value(value: Any) -> str:

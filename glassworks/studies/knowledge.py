@@ -27,7 +27,7 @@ from glassworks.smallworld import (
 
 SEED = 20_000
 SPLITS = ("train", "held_out")
-TASKS = [
+ANSWERED = [
     "location",
     "attribute",
     "reverse",
@@ -77,7 +77,7 @@ def measure(model: Model, count: int = 500) -> dict[str, float]:
     Returns:
         Name -> share between 0 and 1. "composed" is two hops; "state_in_embedding" is no accuracy and should be low.
     """
-    sets = {name: generate(name, count, SEED) for name in (*TASKS, "induction", "brackets")}
+    sets = {name: generate(name, count, SEED) for name in ANSWERED}
     short = [document.prompt.endswith(" is in") and "?" not in document.text for document in sets["location"]]
     for name, wanted in {"location_short": True, "location": False}.items():
         sets[name] = [

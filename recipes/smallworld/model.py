@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from tokenizers import Tokenizer
 from transformers import PreTrainedModel
 
@@ -21,6 +20,7 @@ from glassworks import hub
 from glassworks.artefacts import check_output, read_json, replacing, seal
 from glassworks.errors import BadInput, NotFound, nearest
 from glassworks.models import Model
+from glassworks.pages import progress_line
 from glassworks.studies import interview, measure
 from recipes.smallworld.card import make_card, readme, with_chat
 from recipes.smallworld.recipe import BASES, RECIPES, SIZES, Recipe
@@ -28,7 +28,6 @@ from recipes.smallworld.tokenizer import END_OF_TURN, EOS, build_tokenizer, fast
 from recipes.smallworld.training import CHECKPOINT, Run, load_checkpoint, new_finetune, new_run, train
 
 KIND = "model"
-SECONDS_BETWEEN_LINES = 30.0
 SMOOTHING = 0.98
 STORED = torch.bfloat16
 """Number type of the stored weights. The configuration says float32, so that they are computed with in float32."""
@@ -139,25 +138,19 @@ def write_model(model: PreTrainedModel, out: Path, card: Mapping[str, Any]) -> N
 
 @contextmanager
 def progress(name: str, steps: int) -> Iterator[Callable[[int, float, int], None]]:
-    """Show loss and tokens per second: a live line on a terminal, a line now and then elsewhere.
+    """Show loss and tokens per second on stderr.
 
     Yields:
         What has to be called after each step with the step's number, its loss and its number of tokens.
     """
-    console = Console(stderr=True)
-    with console.status(name) as status:
-        began = last_line = time.monotonic()
-        seen, mean = 0, 0.0
+    began, seen, mean = time.monotonic(), 0, 0.0
+    with progress_line(name) as update:
 
         def report(step: int, loss: float, tokens: int) -> None:
-            nonlocal seen, mean, last_line
-            seen, now = seen + tokens, time.monotonic()
+            nonlocal seen, mean
+            seen += tokens
             mean = SMOOTHING * mean + (1 - SMOOTHING) * loss if mean else loss
-            speed = seen / max(now - began, 1e-9)
-            text = f"{name}: step {step}/{steps}, loss {mean:.3f}, {speed:,.0f} tokens/s"
-            status.update(text)
-            if not console.is_terminal and now - last_line > SECONDS_BETWEEN_LINES:
-                last_line = now
-                console.print(text)
+            speed = seen / max(time.monotonic() - began, 1e-9)
+            update(f"{name}: step {step}/{steps}, loss {mean:.3f}, {speed:,.0f} tokens/s")
 
         yield report

@@ -16,7 +16,7 @@ import torch
 from glassworks import smallworld
 from glassworks.coders import Crosscoder, Scope, Shelf, Transcoder, replacement_of
 from glassworks.errors import BadInput
-from glassworks.experiments import measure
+from glassworks.experiments import evaluate
 from glassworks.harvest import Activations, Reading, Rows, harvest, load_store
 from glassworks.models import Model
 from glassworks.train import (
@@ -188,7 +188,7 @@ def smallworld_scope(model: Model, suite: Suite = TRANSCODERS, folder: Path | No
         for weight in coder.weights().values():
             weight.copy_(weight.to(STORED))
     held_out, answers = world_text(model, HELD_OUT, "held_out", suite.seed + 1)
-    scope.metrics |= measure(model, scope, held_out, answers, alone=False) | {"recipe": asdict(suite)}
+    scope.metrics |= evaluate(model, scope, held_out, answers, alone=False) | {"recipe": asdict(suite)}
     return scope
 
 

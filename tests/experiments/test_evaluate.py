@@ -2,39 +2,19 @@
 
 import json
 import shutil
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
 from glassworks import hub, load_model, load_scope
-from glassworks.experiments import fidelity, page
+from glassworks.experiments import evaluation_page, fidelity
 from glassworks.harvest import Storing, harvest, load_store
+from tests.markup import Tags
 
 
 @pytest.fixture
 def scope(tmp_path) -> Path:
     return Path(shutil.copytree(hub.resolve("smallworld", "scope"), tmp_path / "copied"))
-
-
-class Tags(HTMLParser):
-    """Counts elements, and fails where they do not nest."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.count: dict[str, int] = {}
-
-    def handle_starttag(self, tag, attrs):
-        self.count[tag] = self.count.get(tag, 0) + 1
-        if tag not in ("meta", "line", "rect") or self.get_starttag_text().endswith("/>") is False:
-            self.open.append(tag) if tag != "meta" else None
-
-    def handle_startendtag(self, tag, attrs):
-        self.count[tag] = self.count.get(tag, 0) + 1
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
 
 
 @pytest.mark.slow
@@ -79,7 +59,7 @@ def test_mistakes_are_one_line(run, scope, words, says):
 
 def test_a_page_escapes_names():
     facts = {"reads": ["mlp_in.0"], "writes": ["mlp_out.0"], "l0": 3.0, "fvu": 0.1, "dead": 0.0, "dense": 0.0}
-    written = page({"coders": {"<script>": facts | {"histogram": [0, 2]}}}, "a & b")
+    written = evaluation_page({"coders": {"<script>": facts | {"histogram": [0, 2]}}}, "a & b")
     assert "<script>" not in written
     assert "&lt;script&gt;" in written
     assert "a &amp; b" in written

@@ -8,7 +8,18 @@ import transformers
 
 from glassworks.coders import Coder, Crosscoder, CrossLayer, JumpReLU, Scope, Transcoder
 from glassworks.errors import BadInput
-from glassworks.experiments import Case, Coders, Constant, Experiment, Table, kl, loss, measure, replacing, sets
+from glassworks.experiments import (
+    Case,
+    Coders,
+    Constant,
+    Experiment,
+    Table,
+    evaluate,
+    kl,
+    loss,
+    replacement_sets,
+    replacing,
+)
 from glassworks.harvest import pad
 from glassworks.models import Model
 from glassworks.sites import Site
@@ -117,7 +128,7 @@ def test_positions_that_are_not_real_keep_their_own(model: Model):
 def test_measure_gives_plain_values(model: Model):
     coders = [exact(model, layer) for layer in range(2)]
     scope = Scope("s", "linear", {each.id: each for each in coders}, [each.id for each in coders], untrained=("bos",))
-    found = measure(model, scope, DOCUMENTS, [[True] * len(each) for each in DOCUMENTS])
+    found = evaluate(model, scope, DOCUMENTS, [[True] * len(each) for each in DOCUMENTS])
     assert found["recovered"] == pytest.approx(1.0, abs=1e-3)
     assert found["recovered_answers"] == pytest.approx(found["recovered"])
     assert set(found["coders"]) == {"mlp_in.0", "mlp_in.1"}
@@ -169,7 +180,7 @@ def exact_joint(model: Model) -> dict[str, Coder]:
 def test_every_kind_replaces_activations(model: Model):
     coders = exact_joint(model)
     scope = Scope("s", "linear", coders, ["clt"])
-    found = measure(model, scope, DOCUMENTS)
+    found = evaluate(model, scope, DOCUMENTS)
     for name in coders:
         each = found["coders"][name]
         assert each["fvu"] < 1e-9
@@ -230,7 +241,7 @@ def test_figures_have_intervals_and_strata(model: Model):
     coder = exact(model, 0)
     coder.b_dec.add_(0.3)
     scope = Scope("s", "linear", {coder.id: coder}, [])
-    found = measure(model, scope, DOCUMENTS)["coders"][coder.id]["loss"]
+    found = evaluate(model, scope, DOCUMENTS)["coders"][coder.id]["loss"]
     for name, value in (("share", found["recovered"]), ("kl", found["kl"]), ("replaced", found["replaced"])):
         low, high = found["intervals"][name]
         assert low < value < high
@@ -246,10 +257,10 @@ def test_sets_are_alike_in_all_but_their_layer(model: Model):
     joint = exact_joint(model)
     alike = {f"mlp_in.{layer}": exact(model, layer) for layer in range(2)}
     scope = Scope("s", "linear", {**alike, "sae": joint["sae"], "clt": joint["clt"]}, [])
-    assert sets(scope, list(scope)) == {"transcoder mlp_in mlp_out 32": ["mlp_in.0", "mlp_in.1"]}
+    assert replacement_sets(scope, list(scope)) == {"transcoder mlp_in mlp_out 32": ["mlp_in.0", "mlp_in.1"]}
     scope.replacement = ["mlp_in.0", "mlp_in.1"]
-    assert sets(scope, list(scope)) == {"replacement": scope.replacement}
-    assert sets(scope, ["mlp_in.0"]) == {}
+    assert replacement_sets(scope, list(scope)) == {"replacement": scope.replacement}
+    assert replacement_sets(scope, ["mlp_in.0"]) == {}
 
 
 def test_two_coders_cannot_replace_one_site(model: Model):

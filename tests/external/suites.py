@@ -137,7 +137,7 @@ def suite(name: str, folder: Path) -> dict[str, Any]:
     scope = fit(Trainer(coders, stream)).scope(name, name)
     seconds = {"glassworks": time.perf_counter() - began} | peers(coders, store, order, home, folder)
     documents = [each.tokens for each in Contexts(model, held_out, Reading(context=256))][:CONTEXTS]
-    ours, others = (experiments.measure(model, each, documents) for each in (scope, theirs(coders, home, name)))
+    ours, others = (experiments.evaluate(model, each, documents) for each in (scope, theirs(coders, home, name)))
     return {"seconds": seconds, "members": dict(rows(ours, others)), "sets": dict(together(ours, others))}
 
 

@@ -10,7 +10,7 @@ import glassworks as gw
 from glassworks import artefacts, hub
 from glassworks.coders import JumpReLU, Scope
 from glassworks.errors import BadInput
-from glassworks.experiments import measure
+from glassworks.experiments import evaluate
 from glassworks.models import Model
 from recipes.smallworld import Coders, Suite, train_suite, world_text
 
@@ -58,7 +58,7 @@ def test_a_full_suite_has_every_kind_and_traces_with_its_transcoders(tiny: Model
     kinds = {"clt": 1, "crosscoder": 1, "sae": 4, "transcoder": 4}
     assert {kind: [each.kind for each in scope.entries].count(kind) for kind in kinds} == kinds
     assert {each.tags for each in scope.entries if "affine" in each.name} == {("affine",)}
-    found = measure(tiny, scope, DOCUMENTS)
+    found = evaluate(tiny, scope, DOCUMENTS)
     assert set(found["coders"]) == set(scope)
     assert found["recovered"] == found["sets"]["replacement"]["recovered"]
 
@@ -96,7 +96,7 @@ def gate(entry):
 def test_the_shipped_scope_meets_its_aims(shipped):
     model, scope = shipped
     documents, answers = world_text(model, 1500, "held_out", 77)
-    found = measure(model, scope, documents, answers, scope.replacement, alone=False)
+    found = evaluate(model, scope, documents, answers, scope.replacement, alone=False)
     assert len(found["coders"]) == model.n_layers
     for facts in found["coders"].values():
         assert facts["fvu"] <= 0.10

@@ -1,7 +1,6 @@
 """`glassworks compare` as typed, the pages, and graphs compared through partners."""
 
 import json
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -11,28 +10,9 @@ from glassworks import load_model, load_scope, trace
 from glassworks.errors import BadInput, NotFound
 from glassworks.smallworld import stream
 from glassworks.transfer import Dictionary, match_features, scale_features, wiring
+from tests.markup import Tags
 
 FEW = ("--count", "24", "--coders", "mlp_in.1")
-
-
-class Tags(HTMLParser):
-    """Fails where elements do not nest."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.count: dict[str, int] = {}
-
-    def handle_starttag(self, tag, attrs):
-        self.count[tag] = self.count.get(tag, 0) + 1
-        if tag != "meta":
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.count[tag] = self.count.get(tag, 0) + 1
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
 
 
 def tags(file: str) -> dict[str, int]:
