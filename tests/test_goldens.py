@@ -253,6 +253,7 @@ def fast_keys() -> dict[str, Any]:
         return {name: keys_of(call(*words)) for name, words in commands.items()}
 
 
+@pytest.mark.slow
 def test_every_command_prints_the_same_keys():
     assert fast_keys() == json.loads((FOLDER / "keys.json").read_text())
 

@@ -100,6 +100,7 @@ def test_a_hundred_sources_move_targets_by_their_edges(family, kind):
     assert ((moved - edges).abs() <= 1e-3 * edges.abs() + 4e-6 * graph.edges.sizes()).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", list(CONFIGS))
 def test_second_derivatives_vanish(family):
     model = random_model(family)

@@ -94,6 +94,7 @@ def test_whole_graph_as_json(graph, schema):
     assert_same(graph, Graph.from_json(data))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FOREIGN)
 def test_published_graphs_are_read(name, data, schema):
     published = json.loads((data / "graphs" / "gemma-2-2b" / f"{name}.json").read_text())

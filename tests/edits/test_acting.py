@@ -251,9 +251,19 @@ def test_generation_with_a_cache_equals_generation_without(
         assert fast == slow, [str(each) for each in stack]
         torch.testing.assert_close(found, right, rtol=1e-4, atol=1e-4)
         assert (found - clean).abs().max() > 1e-3
-        for settings in ({}, {"use_cache": False}, {"prefill_chunk_size": 4}, {"prompt_lookup_num_tokens": 2}):
+        with model.edit(*stack):
+            assert transformers_text(model, tokens[:1]) == [slow]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", WHERES, ids=WHERE_NAMES)
+def test_every_way_to_generate_is_edited_alike(model: Model, tokens: Tensor, scope: Scope, where: Any) -> None:
+    edits = edits_everywhere(model, tokens, scope, where)
+    for stack in (edits[:4], edits[4:7], edits[7:]):
+        right, _ = generated(model, tokens[0], stack, False)
+        for settings in ({"use_cache": False}, {"prefill_chunk_size": 4}, {"prompt_lookup_num_tokens": 2}):
             with model.edit(*stack):
-                assert transformers_text(model, tokens[:1], **settings) == [slow], settings
+                assert transformers_text(model, tokens[:1], **settings) == [right], settings
 
 
 def transformers_text(model: Model, tokens: Tensor, pads: Sequence[int] = (0,), **settings: Any) -> list[str]:
@@ -265,7 +275,9 @@ def transformers_text(model: Model, tokens: Tensor, pads: Sequence[int] = (0,), 
 
 
 @pytest.mark.parametrize("where", WHERES, ids=WHERE_NAMES)
-@pytest.mark.parametrize("settings", [{}, {"use_cache": False}, {"prefill_chunk_size": 3}], ids=str)
+@pytest.mark.parametrize("settings", [
+    {}, *(pytest.param(each, marks=pytest.mark.slow) for each in ({"use_cache": False}, {"prefill_chunk_size": 3})),
+], ids=str)  # fmt: skip
 def test_padding_on_the_left_moves_no_token(
     model: Model, tokens: Tensor, scope: Scope, where: Any, settings: dict[str, Any]
 ) -> None:
@@ -362,6 +374,7 @@ def test_caches_taken_in_turn_keep_their_prompts(model: Model, tokens: Tensor) -
                     torch.testing.assert_close(found, right, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", WHERES, ids=WHERE_NAMES)
 def test_the_cache_counts_under_either_name_and_by_position(
     model: Model, tokens: Tensor, scope: Scope, where: Any

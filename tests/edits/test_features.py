@@ -74,6 +74,7 @@ def effect(model: Model, tokens: Tensor, edits: Sequence[Edit]) -> Tensor:
     return torch.cat([run(model, tokens, site, edits, ALL) - run(model, tokens, site) for site in sites], dim=-1)
 
 
+@pytest.mark.slow
 def test_the_frozen_model_is_linear_in_its_edits(model: Model, tokens: Tensor, active: Any) -> None:
     def raised(by: float) -> list[Edit]:
         pairs = zip(active.features, active.values, strict=True)

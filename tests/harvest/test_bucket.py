@@ -32,6 +32,7 @@ def bucket():
     server.stop()
 
 
+@pytest.mark.slow
 def test_a_bucket_holds_what_a_disk_holds(model, bucket, tmp_path):
     there = harvest(model, DOCUMENTS, SITES, f"{bucket}/store", storing=SMALL)
     here = harvest(model, DOCUMENTS, SITES, tmp_path, storing=SMALL)
@@ -49,6 +50,7 @@ def test_a_bucket_holds_what_a_disk_holds(model, bucket, tmp_path):
     assert same(again.draw(), streams[1].draw())
 
 
+@pytest.mark.slow
 def test_what_a_bucket_lacks(model, bucket):
     with pytest.raises(NotFound, match="no store at"):
         load_store(f"{bucket}/nothing")

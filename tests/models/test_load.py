@@ -105,6 +105,7 @@ def test_folders_that_are_not_there(tmp_path: Path) -> None:
         load_model(tmp_path / "nothing")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tinystories-656k", "stories260K", "gpt2-induction", "gpt2-sort-nano"])
 def test_every_token_is_found_by_what_it_shows(data: Path, name: str) -> None:
     model = load_model(data / "models" / name)

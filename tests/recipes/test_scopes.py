@@ -40,6 +40,7 @@ def weights(scope: Scope) -> list[torch.Tensor]:
     return [value for coder in scope.coders.values() for value in coder.state_dict().values()]
 
 
+@pytest.mark.slow
 def test_a_suite_makes_a_scope_of_every_layer(tiny: Model, tmp_path: Path):
     scope = train_suite(tiny, DOCUMENTS, SUITE, tmp_path)
     assert list(scope) == ["mlp_in.0", "mlp_in.1"] == scope.replacement

@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 import torch
 
 from glassworks.circuits import Graph
@@ -60,6 +61,7 @@ def test_too_large_graphs_lose_the_weakest_and_say_so(toy_graph: Graph) -> None:
     assert toy_graph.influence[free[0]] == toy_graph.influence.max()
 
 
+@pytest.mark.slow
 def test_document_is_strict_json_even_for_graphs_of_others(data) -> None:
     for file in sorted((data / "graphs" / "gemma-2-2b").glob("*.json")):
         graph = Graph.from_json(json.loads(file.read_text()))

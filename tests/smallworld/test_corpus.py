@@ -19,6 +19,7 @@ def training() -> list[Document]:
     return list(islice(smallworld.stream(7, 0), 5_000))
 
 
+@pytest.mark.slow
 def test_no_held_out_city_in_a_composed_training_sentence(training):
     held = re.compile(r"\b(" + "|".join(map(re.escape, sorted(smallworld.held_out()))) + r")\b")
     one_hop = re.compile("|".join(_as_pattern(template) for template in (*_location(), *CITY_OF)), re.IGNORECASE)

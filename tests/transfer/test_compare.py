@@ -56,6 +56,7 @@ def test_layers_of_one_model(run):
     assert tags("p.html")["rect"] >= 6
 
 
+@pytest.mark.slow
 def test_several_models_are_held_against_each_other(run):
     models = ("smallworld-s", "smallworld-m", "smallworld-s")
     code, out, err = run("compare", *models, *FEW, "--page", "p.html")
